@@ -1,0 +1,34 @@
+# make demo    install, start everything, run the demonstration (ARGS=--exit ends afterwards)
+# make test    install, run the whole test suite (ARGS="-k name" selects)
+# make lint    ruff and mypy
+# make clean   remove .venv, .curtail and caches
+
+# python3.11 where it really runs (a version manager's shim may not), else python3.
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
+RUN := .venv/bin/python
+
+.PHONY: demo install install-dev test lint clean
+
+demo: install
+	@$(RUN) manage.py demo $(ARGS)
+
+test: install-dev
+	@$(RUN) -m pytest $(ARGS)
+
+lint: install-dev
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+install: python
+	@"$(PYTHON)" tools/install.py
+
+install-dev: python
+	@"$(PYTHON)" tools/install.py --dev
+
+clean: python
+	@"$(PYTHON)" tools/install.py --clean
+
+.PHONY: python
+python:
+	@test -n "$(PYTHON)" || { echo "curtail: Python 3.11 or newer is needed and none was found; name one with make PYTHON=/path/to/python3.11" >&2; exit 2; }

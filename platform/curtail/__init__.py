@@ -1,0 +1,1 @@
+"""The Django project: settings, addresses, embedded servers, process supervision, system checks."""

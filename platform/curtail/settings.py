@@ -1,0 +1,181 @@
+"""The one settings file. Every deployment differs by environment variables only, read by curtail.env.
+
+With no configuration the addresses are those of the embedded servers under CURTAIL_HOME; importing the
+settings computes addresses and starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from curtail import embedded, env
+
+BASE_DIR = Path(__file__).resolve().parents[2]
+CURTAIL_HOME = Path(env.text("CURTAIL_HOME", str(BASE_DIR / ".curtail"))).expanduser().absolute()
+
+
+def _secret_key(home: Path) -> str:
+    """Return the key stored under ``home``, made on first use and readable by its owner only.
+
+    Two processes may start at once: the file is filled first, then linked to its name, which only one can do.
+    """
+    path = home / "secret_key"
+    try:
+        if not path.exists():
+            home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fresh = home / f".secret_key.{os.getpid()}.{secrets.token_hex(4)}"
+            fresh.touch(mode=0o600, exist_ok=False)
+            try:
+                fresh.write_text(secrets.token_urlsafe(50))
+                os.link(fresh, path)
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink(missing_ok=True)
+        return path.read_text().strip()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise env.EnvError(
+            f"CURTAIL_SECRET_KEY is unset and no key can be kept in {path}: {reason}; "
+            "set CURTAIL_SECRET_KEY, or CURTAIL_HOME to a folder that you may write to"
+        ) from None
+
+
+DEBUG = env.flag("CURTAIL_DEBUG", False)
+SECRET_KEY = env.optional_text("CURTAIL_SECRET_KEY") or _secret_key(CURTAIL_HOME)
+ALLOWED_HOSTS = env.items("CURTAIL_ALLOWED_HOSTS", ("localhost", "127.0.0.1", "[::1]"))
+CSRF_TRUSTED_ORIGINS = env.items("CURTAIL_CSRF_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "curtail.apps.CurtailConfig",
+    "experiments",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "curtail.urls"
+ASGI_APPLICATION = "curtail.asgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# Addresses ----------------------------------------------------------------------------------------
+
+_EMBEDDED = embedded.addresses(CURTAIL_HOME)
+DATABASE_URL = env.url("DATABASE_URL", _EMBEDDED.database_url, env.POSTGRES_SCHEMES)
+REDIS_URL = env.redis_client_url("REDIS_URL", env.text("REDIS_URL", _EMBEDDED.redis_url))
+
+DATABASES = {
+    "default": {
+        **env.postgres_settings("DATABASE_URL", DATABASE_URL),
+        "CONN_MAX_AGE": env.integer("CURTAIL_CONN_MAX_AGE", 60, minimum=0, maximum=86_400),
+        "CONN_HEALTH_CHECKS": True,
+        "ATOMIC_REQUESTS": False,
+    }
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CELERY_BROKER_URL = env.redis_broker_url("REDIS_URL", REDIS_URL)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULE_FILENAME = str(CURTAIL_HOME / "celerybeat-schedule")
+
+CELERY_TASK_ACKS_LATE = False
+CELERY_TASK_DEFAULT_QUEUE = "background"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+LOOK_EVERY_SECONDS = env.integer("CURTAIL_LOOK_EVERY_SECONDS", 60, minimum=1, maximum=3600)
+CELERY_BEAT_SCHEDULE = {"looks": {"task": "workers.tasks.looks.take_looks", "schedule": LOOK_EVERY_SECONDS}}
+
+# Serving ------------------------------------------------------------------------------------------
+
+ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minimum=1, maximum=4096)
+# Half the cores: the other half is for the event loops, the database and Redis beside the engine.
+ENGINE_THREADS = env.integer(
+    "CURTAIL_ENGINE_THREADS", max(1, (os.cpu_count() or 1) // 2), minimum=1, maximum=1024
+)
+
+# People, cookies, transport -----------------------------------------------------------------------
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+
+# A trial on http://127.0.0.1 has no certificate: it sets CURTAIL_HTTPS=0, as `make demo` does.
+HTTPS = env.flag("CURTAIL_HTTPS", not DEBUG)
+SESSION_COOKIE_SECURE = HTTPS
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_HTTPONLY = True
+CSRF_COOKIE_SAMESITE = "Strict"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+# Language, time, static files ---------------------------------------------------------------------
+
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# The few static files are served from where they lie: no collectstatic step, no second copy.
+WHITENOISE_USE_FINDERS = True
+
+# Logging ------------------------------------------------------------------------------------------
+
+LOG_LEVEL = env.text("CURTAIL_LOG_LEVEL", "INFO").upper()
+if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+    raise env.EnvError(
+        f"CURTAIL_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, got {LOG_LEVEL!r}"
+    )
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {"django": {"handlers": [], "level": LOG_LEVEL, "propagate": True}},
+}
