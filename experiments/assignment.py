@@ -1,0 +1,66 @@
+"""Deterministic assignment of units to variants. Pure.
+
+The published FNV-1a hash, version 2 (GrowthBook SDK specification, "build your own SDK",
+hash version 2, MIT test cases): n = fnv1a32(str(fnv1a32(seed + unit))) mod 10,000 / 10,000,
+compared with ranges [lo, hi). Any SDK that follows it computes the same variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+BUCKETS = 10_000
+_FNV_OFFSET = 0x811C9DC5
+_FNV_PRIME = 0x01000193
+_MASK = 0xFFFFFFFF
+
+
+def fnv1a32(text: str) -> int:
+    """32-bit FNV-1a hash of the text's UTF-8 bytes (Fowler, Noll and Vo; RFC 9923)."""
+    value = _FNV_OFFSET
+    for byte in text.encode():
+        value = ((value ^ byte) * _FNV_PRIME) & _MASK
+    return value
+
+
+def unit_position(salt: str, unit: str) -> float:
+    """Where the unit lies in [0, 1), a multiple of 1/10,000."""
+    return (fnv1a32(str(fnv1a32(salt + unit))) % BUCKETS) / BUCKETS
+
+
+def bucket_ranges(weights: Sequence[float], coverage: float = 1.0) -> list[tuple[float, float]]:
+    """The range [lo, hi) of each variant.
+
+    Coverage shrinks each range in place, so that raising it never moves a unit.
+
+    Args:
+        weights: share of each variant, each >= 0, summing to 1 within 0.001.
+        coverage: share of the traffic that is in the experiment, in [0, 1].
+
+    Raises:
+        ValueError: no variant, a negative weight, weights that do not sum to 1, coverage outside [0, 1].
+    """
+    if not weights:
+        raise ValueError("weights must have at least one entry, got none")
+    if any(not math.isfinite(w) or w < 0 for w in weights):
+        raise ValueError(f"weights must be finite and at least 0, got {list(weights)}")
+    total = math.fsum(weights)
+    if abs(total - 1) > 1e-3:
+        raise ValueError(f"weights must sum to 1 (within 0.001), got {total:g}")
+    if not 0 <= coverage <= 1:
+        raise ValueError(f"coverage must be in [0, 1], got {coverage!r}")
+    ranges = []
+    start = 0.0
+    for weight in weights:
+        ranges.append((start, start + coverage * weight))
+        start += weight
+    return ranges
+
+
+def choose_variant(position: float, ranges: Sequence[tuple[float, float]]) -> int | None:
+    """Index of the first range that holds ``position``, or None: the unit is not in the experiment."""
+    for index, (low, high) in enumerate(ranges):
+        if low <= position < high:
+            return index
+    return None
