@@ -1,0 +1,59 @@
+"""What was declared before the first exposure: the question, its error rates and its maximum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from experiments.statistics import checks
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """The declared question of an experiment's phase.
+
+    The null is: EM loss >= margin OR saving < min_saving.
+
+    Attributes:
+        control: key of the control variant.
+        weights: declared share of exposures by variant key, control included; they sum to 1.
+        margin: EM that may be lost, a fraction in (0, 1).
+        min_saving: share of the control's `decoded_tokens` that must be saved, in [-1, 1). A negative value
+            allows a treatment (a checkpoint, say) to cost up to that many more tokens.
+        tuning_n: N*, units of control and treatment together at which the sequences are about tightest.
+            Choose it near the sample at which a decision is hoped for; validity does not depend on it.
+        maximum_units: exposures over all variants at which the experiment ends, or None for no maximum.
+        alpha: probability of shipping a treatment that should not be shipped, over all looks and treatments;
+            in (0, .5).
+        level: coverage of the two-sided anytime-valid intervals, in (0, 1).
+        false_revert_alpha: each treatment's probability of a wrong revert over all looks, in (0, .5).
+    """
+
+    control: str
+    weights: Mapping[str, float]
+    margin: float
+    min_saving: float
+    tuning_n: float = 5_000.0
+    maximum_units: int | None = None
+    alpha: float = 0.05
+    level: float = 0.95
+    false_revert_alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", checks.weights("weights", self.weights))
+        if self.control not in self.weights:
+            raise ValueError(f"control must be one of {sorted(self.weights)}, got {self.control!r}")
+        checks.fraction("margin", self.margin)
+        if not -1 <= checks.finite("min_saving", self.min_saving) < 1:
+            raise ValueError(f"min_saving must be in [-1, 1), got {self.min_saving}")
+        checks.positive("tuning_n", self.tuning_n)
+        if self.maximum_units is not None:
+            checks.positive("maximum_units", checks.count("maximum_units", self.maximum_units))
+        checks.fraction("alpha", self.alpha, high=0.5)
+        checks.fraction("level", self.level)
+        checks.fraction("false_revert_alpha", self.false_revert_alpha, high=0.5)
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """Keys of the treatments, in alphabetical order (stored mappings may lose theirs)."""
+        return tuple(sorted(key for key in self.weights if key != self.control))

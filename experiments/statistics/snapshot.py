@@ -1,0 +1,166 @@
+"""One look: aggregates in, a snapshot out, that can be stored as JSON and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.statistics import codec, health
+from experiments.statistics.arms import ArmAggregates, Outcomes, TokenMeans
+from experiments.statistics.comparison import Comparison, compare
+from experiments.statistics.design import Design
+from experiments.statistics.health import Health
+from experiments.statistics.intervals import mean_interval
+from experiments.statistics.proportions import wilson_interval
+from experiments.statistics.results import Estimate, NotEstimable
+from experiments.statistics.srm import SequentialSRM
+from experiments.statistics.verdict import Verdict, VerdictInputs, verdict
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LookInputs:
+    """Everything that a look is a function of.
+
+    Attributes:
+        design: the declared question of the running phase.
+        arms: one per variant of the design, in any order, mature exposures only.
+        srm: the state that the last look of this phase stored, or None at its first look.
+        duration_reached: whether the declared maximum duration has passed.
+        reverted: keys of treatments reverted in earlier phases.
+
+    Raises:
+        ValueError: the arms are not exactly the variants of the design.
+    """
+
+    design: Design
+    arms: tuple[ArmAggregates, ...]
+    srm: SequentialSRM | None = None
+    duration_reached: bool = False
+    reverted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        keys = sorted(arm.key for arm in self.arms)
+        if keys != sorted(self.design.weights):
+            raise ValueError(f"arms must be {sorted(self.design.weights)}, got {keys}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm as shown: its counts and fixed-sample estimates.
+
+    Attributes:
+        key: the variant's key.
+        is_control: whether it is the control.
+        exposures, completions, labelled_completions, enforcement_failures: counts.
+        outcomes: completions by how they ended.
+        em: proportion correct with Wilson's interval.
+        decoded_tokens: mean per completion with a t interval, probes included.
+        tokens_without_probes: the same without probe tokens, marked by its name.
+        token_means: means by kind, or None where the caller gave none.
+    """
+
+    key: str
+    is_control: bool
+    exposures: int
+    completions: int
+    labelled_completions: int
+    enforcement_failures: int
+    outcomes: Outcomes
+    em: Estimate | NotEstimable
+    decoded_tokens: Estimate | NotEstimable
+    tokens_without_probes: Estimate | NotEstimable
+    token_means: TokenMeans | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The stored result of one look.
+
+    Attributes:
+        schema_version: of the JSON form.
+        design: the declared question.
+        total_units: exposures over all variants.
+        arms: the control first, then the treatments in alphabetical order.
+        comparisons: one per treatment, in alphabetical order.
+        health: what may block a ship.
+        verdict: the decision and its reasons.
+        srm: state to hand to the next look.
+    """
+
+    schema_version: int
+    design: Design
+    total_units: int
+    arms: tuple[ArmSummary, ...]
+    comparisons: tuple[Comparison, ...]
+    health: Health
+    verdict: Verdict
+    srm: SequentialSRM
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; a missing estimate is {"not_estimable": reason}. `from_dict` inverts it."""
+        encoded: dict[str, Any] = codec.encode(self)
+        return encoded
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Snapshot:
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            ValueError: another schema version, or a field that is missing, unknown or of another type.
+        """
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"schema_version must be {SCHEMA_VERSION}, got {version!r}")
+        snapshot: Snapshot = codec.decode(cls, data)
+        return snapshot
+
+
+def analyse(inputs: LookInputs) -> Snapshot:
+    """One look: estimates, contrasts, health and verdict from aggregates. Equal inputs, equal snapshot."""
+    design = inputs.design
+    by_key = {arm.key: arm for arm in inputs.arms}
+    control, treatments = by_key[design.control], [by_key[key] for key in design.treatments]
+    srm = (inputs.srm or SequentialSRM.start(design.weights)).advance(
+        {key: arm.exposures for key, arm in by_key.items()}
+    )
+    if srm.weights != design.weights:
+        raise ValueError(f"srm.weights must be the design's {design.weights}, got {srm.weights}")
+    total_units = sum(arm.exposures for arm in inputs.arms)
+    comparisons = tuple(compare(control, arm, design) for arm in treatments)
+    state = health.assess(srm, control, treatments, design)
+    return Snapshot(
+        schema_version=SCHEMA_VERSION,
+        design=design,
+        total_units=total_units,
+        arms=tuple(_summarise(arm, design) for arm in (control, *treatments)),
+        comparisons=comparisons,
+        health=state,
+        verdict=verdict(
+            VerdictInputs(design, comparisons, state, total_units, inputs.duration_reached, inputs.reverted)
+        ),
+        srm=srm,
+    )
+
+
+def _summarise(arm: ArmAggregates, design: Design) -> ArmSummary:
+    em: Estimate | NotEstimable
+    if arm.em is None:
+        em = NotEstimable(f"arm {arm.key!r} has no labelled completions")
+    else:
+        em = wilson_interval(arm.em, design.level)
+    return ArmSummary(
+        key=arm.key,
+        is_control=arm.key == design.control,
+        exposures=arm.exposures,
+        completions=arm.completions,
+        labelled_completions=arm.labelled_completions,
+        enforcement_failures=arm.enforcement_failures,
+        outcomes=arm.outcomes,
+        em=em,
+        decoded_tokens=mean_interval(arm.decoded_tokens, design.level),
+        tokens_without_probes=mean_interval(arm.tokens_without_probes, design.level),
+        token_means=arm.token_means,
+    )
