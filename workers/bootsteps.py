@@ -1,0 +1,39 @@
+"""How the engine host and the ledger writer live inside Celery workers: started and stopped with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from experiments.services.redis_clients import async_redis, sync_redis_client
+from workers.ledger_writer import LedgerWriter
+from workers.serving import EngineHost
+
+
+class EngineHostStep(bootsteps.StartStopStep):
+    """`celery worker --engine-host`: serves the registered checkpoints."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, worker: Any, engine_host: bool = False, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = engine_host
+
+    def create(self, worker: Any) -> EngineHost:
+        from workers.checkpoints import make_engine, served_checkpoints
+
+        return EngineHost(async_redis, served_checkpoints, make_engine)
+
+
+class LedgerWriterStep(bootsteps.StartStopStep):
+    """`celery worker --ledger-writer`: stores admissions and completions."""
+
+    requires = {"celery.worker.components:Pool"}
+
+    def __init__(self, worker: Any, ledger_writer: bool = False, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = ledger_writer
+
+    def create(self, worker: Any) -> LedgerWriter:
+        return LedgerWriter(sync_redis_client)

@@ -1,0 +1,52 @@
+"""From the registry to engines: what is to be served, and by which engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db import close_old_connections
+
+from experiments.models import Checkpoint, ModelProfile
+from workers.engines.base import Engine, EngineError, ThinkingProfile
+from workers.serving import ServedCheckpoint
+
+
+def served_checkpoints() -> list[ServedCheckpoint]:
+    """Every registered checkpoint."""
+    close_old_connections()
+    try:
+        return [_served(row) for row in Checkpoint.objects.select_related("model")]
+    finally:
+        close_old_connections()
+
+
+def _served(row: Checkpoint) -> ServedCheckpoint:
+    model = row.model
+    profile = ThinkingProfile(
+        think_open=model.think_open,
+        think_close=model.think_close,
+        template_opens_thinking=model.template_opens_thinking,
+        step_boundary=model.step_boundary,
+        trial_suffix=model.trial_suffix,
+        max_trial_tokens=model.max_trial_tokens,
+        answer_pattern=model.answer_pattern,
+        max_context_tokens=model.max_context_tokens,
+    )
+    # A relative path is one inside the installation, so that a checkout can be moved.
+    path = str(Path(settings.BASE_DIR) / row.path)
+    return ServedCheckpoint(row.pk, str(row), path, model.engine, profile)
+
+
+def make_engine(checkpoint: ServedCheckpoint) -> Engine:
+    """The engine that the checkpoint's model profile names (not started)."""
+    if checkpoint.engine == ModelProfile.Engine.TRANSFORMERS:
+        from workers.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine(
+            checkpoint.path,
+            checkpoint.profile,
+            max_concurrency=settings.ENGINE_MAX_CONCURRENCY,
+            threads=settings.ENGINE_THREADS,
+        )
+    raise EngineError(f"no engine {checkpoint.engine!r}", code="bad_model")

@@ -1,0 +1,1 @@
+"""Celery tasks: short shells over the services."""

@@ -1,0 +1,27 @@
+"""Looks: every minute at every running experiment, and at one on demand."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import shared_task
+
+from experiments.models import Experiment
+from experiments.services.looks import look
+
+logger = logging.getLogger(__name__)
+
+
+@shared_task
+def take_looks() -> None:
+    """Ask for a look at each running experiment."""
+    for pk in Experiment.objects.filter(state=Experiment.State.RUNNING).values_list("pk", flat=True):
+        take_look.delay(pk)
+
+
+@shared_task
+def take_look(experiment_id: int) -> None:
+    """Look at one experiment, unless somebody else is doing so right now."""
+    snapshot = look(experiment_id)
+    if snapshot is None:
+        logger.info("experiment %d is being looked at by another worker", experiment_id)
