@@ -1,0 +1,72 @@
+"""POST /api/v1/labels: reference answers after the fact, one or JSONL."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from ninja import Router, Schema
+from pydantic import ConfigDict, ValidationError
+
+from experiments.api.auth import KeyAuth
+from experiments.services.errors import InvalidInput
+from experiments.services.labels import ReferenceLabel, submit_references
+
+router = Router(tags=["labels"])
+MAX_LABELS = 100_000
+
+
+class LabelIn(Schema):
+    """One label."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    completion_id: str
+    reference: str
+
+
+class LabelsOut(Schema):
+    """How many labels were stored, and how many of them are graded already."""
+
+    stored: int
+    graded: int
+
+
+@router.post(
+    "",
+    auth=KeyAuth("label"),
+    response=LabelsOut,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": LabelIn.model_json_schema()},
+                "application/x-ndjson": {"schema": {"type": "string", "description": "One label per line."}},
+            },
+        }
+    },
+)
+def submit_labels(request: HttpRequest) -> LabelsOut:
+    """Submit one label as JSON, or many as JSONL; all are stored, or none and an error names the first bad one."""
+    lines = [request.body] if _is_single(request) else [line for line in request.body.splitlines() if line.strip()]
+    if not 1 <= len(lines) <= MAX_LABELS:
+        raise InvalidInput(f"labels must be from 1 to {MAX_LABELS} in a request, got {len(lines)}", "labels")
+    report = submit_references([_label(number, line) for number, line in enumerate(lines, 1)])
+    return LabelsOut(stored=report.stored, graded=report.graded)
+
+
+def _is_single(request: HttpRequest) -> bool:
+    kind = request.content_type
+    if kind == "application/json":
+        return True
+    if kind in ("application/x-ndjson", "application/jsonl", "application/x-jsonlines"):
+        return False
+    raise InvalidInput(f"content-type must be application/json or application/x-ndjson, got {kind!r}", "content-type")
+
+
+def _label(number: int, line: bytes) -> ReferenceLabel:
+    try:
+        label = LabelIn.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise InvalidInput(f"labels[{number}].{where}: {first['msg']}", where) from error
+    return ReferenceLabel(label.completion_id, label.reference)

@@ -1,0 +1,111 @@
+"""Admitting a request: who it is from, which arm serves it, and the two records that say so."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from experiments import wire
+from experiments.gateway.chat_request import ChatRequest
+from experiments.gateway.errors import ApiError
+from experiments.routing import Assignment, Route, Routing, assign
+from experiments.services.secrets import api_key_digest, unit_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An admitted request.
+
+    Attributes:
+        deadline_at: seconds since the epoch.
+    """
+
+    id: str
+    route: Route
+    assignment: Assignment
+    admitted_at: float
+    deadline_at: float
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers that say what was decided."""
+        headers = {"x-request-id": self.id, "x-curtail-use-case": self.route.slug}
+        if self.assignment.experiment is not None:
+            headers["x-curtail-experiment"] = str(self.assignment.experiment.id)
+            headers["x-curtail-variant"] = self.assignment.arm.variant_key or ""
+        return headers
+
+
+def authorise(routing: Routing, authorization: str | None) -> Route:
+    """The route of an Authorization header.
+
+    Raises:
+        ApiError: 401 without a known key, 403 when the key may not serve.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    grant = routing.keys.get(api_key_digest(token.strip())) if scheme.lower() == "bearer" else None
+    if grant is None:
+        raise ApiError(401, "a valid API key is needed: Authorization: Bearer ck_...", "invalid_api_key")
+    if "serve" not in grant.scopes:
+        raise ApiError(403, "this API key lacks the scope 'serve'", "insufficient_scope")
+    return routing.routes[grant.use_case]
+
+
+def decide(route: Route, request: ChatRequest) -> Admitted:
+    """Assign the request and give it an id and a deadline.
+
+    Raises:
+        ApiError: 404 when it asks for a model that its use case does not serve.
+    """
+    if request.model not in (route.model, route.slug):
+        raise ApiError(
+            404,
+            f"model must be {route.model!r} (or the use case's name {route.slug!r}), got {request.model!r}",
+            "model_not_found",
+            "model",
+        )
+    request_id = f"chatcmpl-{uuid.uuid4().hex}"
+    units = {"conversation": request.conversation, "user": request.user, "request": request_id}
+    now = time.time()
+    return Admitted(request_id, route, assign(route, units), now, now + route.deadline_seconds)
+
+
+async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to: str) -> None:
+    """Write the exposure and the request, both or neither.
+
+    The reference goes into the ledger alone; the request that an engine sees has none.
+    """
+    arm = admitted.assignment.arm
+    experiment = admitted.assignment.experiment
+    ledger = wire.AdmissionRecord(
+        id=admitted.id,
+        use_case_id=admitted.route.use_case_id,
+        checkpoint_id=arm.checkpoint_id,
+        phase_id=experiment.phase_id if experiment else None,
+        variant_id=arm.variant_id if experiment else None,
+        unit_hash=unit_digest(admitted.assignment.unit) if admitted.assignment.unit else "",
+        policy=dict(arm.policy),
+        policy_version=arm.policy_version,
+        reference=request.reference,
+        admitted_at=admitted.admitted_at,
+        deadline_at=admitted.deadline_at,
+    )
+    serve = wire.ServeRequest(
+        id=admitted.id,
+        reply_to=reply_to,
+        messages=request.messages,
+        policy=dict(arm.policy),
+        stream=request.stream,
+        temperature=admitted.route.temperature if request.temperature is None else request.temperature,
+        top_p=request.top_p,
+        seed=request.seed,
+        max_tokens=request.max_tokens,
+        admitted_at=admitted.admitted_at,
+        deadline_at=admitted.deadline_at,
+    )
+    async with redis.pipeline(transaction=True) as pipe:
+        pipe.xadd(wire.LEDGER_STREAM, {wire.KIND: "admission", wire.PAYLOAD: ledger.encode()})
+        pipe.xadd(wire.request_stream(arm.checkpoint_id), {wire.PAYLOAD: serve.encode()})
+        await pipe.execute()

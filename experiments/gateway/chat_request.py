@@ -1,0 +1,198 @@
+"""Parsing and validating the body of POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from experiments.gateway.errors import ApiError, invalid
+
+MAX_BODY_BYTES = 1 << 20
+MAX_REFERENCE_LENGTH = 10_000
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_KNOWN = {
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "temperature",
+    "top_p",
+    "seed",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "user",
+    "metadata",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A valid request. ``None`` means: not given.
+
+    Attributes:
+        reference: the reference answer; it never reaches a model.
+        conversation: the conversation's id, from ``metadata.conversation_id``.
+    """
+
+    model: str
+    messages: list[dict[str, str]]
+    stream: bool
+    include_usage: bool
+    temperature: float | None
+    top_p: float
+    seed: int | None
+    max_tokens: int | None
+    user: str | None
+    conversation: str | None
+    reference: str | None
+
+
+def parse_chat_request(body: bytes) -> ChatRequest:
+    """The request in a body.
+
+    Raises:
+        ApiError: 400 naming the parameter, its value and the bound.
+    """
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"the body is no JSON: {error}", "invalid_json") from error
+    if not isinstance(data, dict):
+        raise ApiError(400, "the body must be a JSON object", "invalid_json")
+    if unknown := sorted(set(data) - _KNOWN):
+        raise invalid(unknown[0], f"parameter {unknown[0]!r} is not supported", "unsupported_parameter")
+    if data.get("n", 1) != 1:
+        raise invalid("n", f"n must be 1, got {data['n']!r}", "unsupported_value")
+    stream = _boolean(data, "stream")
+    metadata = _metadata(data)
+    return ChatRequest(
+        model=_text(data, "model", required=True) or "",
+        messages=_messages(data.get("messages")),
+        stream=stream,
+        include_usage=_include_usage(data, stream),
+        temperature=_number(data, "temperature", 0, 2),
+        top_p=_top_p(data),
+        seed=_integer(data, "seed", -(2**63), 2**63 - 1),
+        max_tokens=_max_tokens(data),
+        user=_text(data, "user"),
+        conversation=metadata.get("conversation_id"),
+        reference=_reference(metadata),
+    )
+
+
+def _messages(value: object) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise invalid("messages", "messages must be a list of at least one message")
+    return [_message(number, message) for number, message in enumerate(value)]
+
+
+def _message(number: int, message: object) -> dict[str, str]:
+    where = f"messages[{number}]"
+    if not isinstance(message, dict):
+        raise invalid(where, f"{where} must be an object")
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        raise invalid(f"{where}.role", f"{where}.role must be one of {', '.join(_ROLES)}, got {role!r}")
+    if isinstance(content, list):
+        content = "".join(_text_part(where, part) for part in content)
+    if not isinstance(content, str):
+        raise invalid(f"{where}.content", f"{where}.content must be text or a list of text parts")
+    return {"role": role, "content": content}
+
+
+def _text_part(where: str, part: object) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    raise invalid(f"{where}.content", f"{where}.content must hold text parts only")
+
+
+def _metadata(data: Mapping[str, Any]) -> dict[str, str]:
+    value = data.get("metadata")
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise invalid("metadata", "metadata must be an object whose values are text")
+    return value
+
+
+def _reference(metadata: Mapping[str, str]) -> str | None:
+    reference = metadata.get("reference")
+    if reference is None:
+        return None
+    if not reference.strip():
+        raise invalid("metadata.reference", "metadata.reference must not be empty")
+    if len(reference) > MAX_REFERENCE_LENGTH:
+        raise invalid(
+            "metadata.reference",
+            f"metadata.reference must have at most {MAX_REFERENCE_LENGTH} characters, got {len(reference)}",
+        )
+    return reference
+
+
+def _include_usage(data: Mapping[str, Any], stream: bool) -> bool:
+    options = data.get("stream_options")
+    if options is None:
+        return False
+    if not stream:
+        raise invalid("stream_options", "stream_options is only allowed when stream is true")
+    if not isinstance(options, dict) or set(options) - {"include_usage"}:
+        raise invalid("stream_options", "stream_options must be an object with include_usage")
+    return _boolean(options, "include_usage")
+
+
+def _max_tokens(data: Mapping[str, Any]) -> int | None:
+    newer = _integer(data, "max_completion_tokens", 1, 10**9)
+    older = _integer(data, "max_tokens", 1, 10**9)
+    return older if newer is None else newer
+
+
+def _top_p(data: Mapping[str, Any]) -> float:
+    top_p = _number(data, "top_p", 0, 1)
+    if top_p == 0:
+        raise invalid("top_p", "top_p must be above 0, got 0")
+    return 1.0 if top_p is None else top_p
+
+
+def _boolean(data: Mapping[str, Any], name: str) -> bool:
+    value = data.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise invalid(name, f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def _text(data: Mapping[str, Any], name: str, *, required: bool = False) -> str | None:
+    value = data.get(name)
+    if value is None and not required:
+        return None
+    if not isinstance(value, str) or (required and not value):
+        raise invalid(name, f"{name} must be text, got {value!r}")
+    return value
+
+
+def _number(data: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise invalid(name, f"{name} must be a number, got {value!r}")
+    if not low <= value <= high:
+        raise invalid(name, f"{name} must be from {low:g} to {high:g}, got {value!r}")
+    return float(value)
+
+
+def _integer(data: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    value = data.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid(name, f"{name} must be an integer, got {value!r}")
+    if not low <= value <= high:
+        raise invalid(name, f"{name} must be from {low} to {high}, got {value}")
+    return value

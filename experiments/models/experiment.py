@@ -1,0 +1,115 @@
+"""Experiments, their variants and their phases."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from experiments.models.serving import Checkpoint, UseCase
+
+
+class Experiment(models.Model):
+    """A question about one use case: control against one or more treatments."""
+
+    class State(models.TextChoices):
+        DRAFT = "draft", "Draft"
+        RUNNING = "running", "Running"
+        PAUSED = "paused", "Paused"
+        STOPPED = "stopped", "Stopped"
+
+    class Conclusion(models.TextChoices):
+        NONE = "", "None"
+        SHIPPED = "shipped", "Shipped"
+        REVERTED = "reverted", "Reverted"
+        INCONCLUSIVE = "inconclusive", "Inconclusive"
+
+    class Unit(models.TextChoices):
+        CONVERSATION = "conversation", "Conversation"
+        USER = "user", "User"
+        REQUEST = "request", "Request"
+
+    use_case = models.ForeignKey(UseCase, on_delete=models.PROTECT, related_name="experiments")
+    name = models.CharField(max_length=120)
+    hypothesis = models.TextField(blank=True)
+    state = models.CharField(max_length=16, choices=State.choices, default=State.DRAFT)
+    conclusion = models.CharField(max_length=16, choices=Conclusion.choices, default=Conclusion.NONE, blank=True)
+    salt = models.CharField(max_length=64)
+    unit = models.CharField(max_length=16, choices=Unit.choices, default=Unit.CONVERSATION)
+    coverage = models.FloatField(default=1.0)
+    margin = models.FloatField()
+    min_saving = models.FloatField()
+    alpha = models.FloatField(default=0.05)
+    maximum_units = models.PositiveIntegerField(
+        help_text="Declared maximum sample over all arms; reached without a decision, the experiment is inconclusive."
+    )
+    tuning_units = models.PositiveIntegerField(
+        default=5000, help_text="Units of control and treatment together at which the intervals are about tightest."
+    )
+    looked_at = models.DateTimeField(null=True, blank=True)
+    look_lease_until = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    stopped_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(coverage__gte=0, coverage__lte=1), name="experiment_coverage"),
+            models.CheckConstraint(condition=Q(margin__gt=0, margin__lt=1), name="experiment_margin"),
+            models.CheckConstraint(condition=Q(min_saving__gt=-1, min_saving__lt=1), name="experiment_min_saving"),
+            models.CheckConstraint(condition=Q(alpha__gt=0, alpha__lt=1), name="experiment_alpha"),
+            models.UniqueConstraint(
+                fields=["use_case"], condition=Q(state="running"), name="one_running_experiment_per_use_case"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def phase(self) -> Phase | None:
+        """The newest phase, or None before the start."""
+        return self.phases.order_by("-number").first()
+
+
+class Variant(models.Model):
+    """One arm: a stopping policy plus a checkpoint."""
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="variants")
+    key = models.SlugField(max_length=40)
+    position = models.PositiveSmallIntegerField()
+    is_control = models.BooleanField(default=False)
+    policy = models.JSONField()
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT)
+    weight = models.FloatField(help_text="Share of the units in the experiment, in (0, 1].")
+
+    class Meta:
+        ordering = ["experiment_id", "position"]
+        constraints = [
+            models.UniqueConstraint(fields=["experiment", "key"], name="variant_key_per_experiment"),
+            models.UniqueConstraint(fields=["experiment", "position"], name="variant_position_per_experiment"),
+            models.UniqueConstraint(
+                fields=["experiment"], condition=Q(is_control=True), name="one_control_per_experiment"
+            ),
+            models.CheckConstraint(condition=Q(weight__gt=0, weight__lte=1), name="variant_weight"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Phase(models.Model):
+    """A stretch of an experiment in which nothing that matters changed. Phases are never pooled."""
+
+    experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="phases")
+    number = models.PositiveSmallIntegerField()
+    weights = models.JSONField(help_text="Weight of each variant by key, as it was in this phase.")
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["experiment_id", "number"]
+        constraints = [models.UniqueConstraint(fields=["experiment", "number"], name="phase_number_per_experiment")]
+
+    def __str__(self) -> str:
+        return f"{self.experiment} / phase {self.number}"

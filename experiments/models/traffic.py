@@ -1,0 +1,118 @@
+"""What happened: admissions, first exposures, completions and labels.
+
+Written in batches by the ledger writer (``experiments.services.ledger``), never per request.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from experiments.models.experiment import Phase, Variant
+from experiments.models.serving import Checkpoint, UseCase
+
+
+class Admission(models.Model):
+    """One admitted request, recorded before it is served."""
+
+    id = models.CharField(primary_key=True, max_length=48)
+    use_case = models.ForeignKey(UseCase, on_delete=models.PROTECT)
+    checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT)
+    phase = models.ForeignKey(Phase, on_delete=models.PROTECT, null=True)
+    variant = models.ForeignKey(Variant, on_delete=models.PROTECT, null=True)
+    unit_hash = models.CharField(max_length=32, blank=True, help_text="Keyed hash of the unit id; empty: no unit.")
+    policy = models.JSONField()
+    policy_version = models.CharField(max_length=16)
+    reference = models.TextField(null=True)
+    admitted_at = models.DateTimeField()
+    deadline_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["phase", "admitted_at"], name="admission_by_phase")]
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Exposure(models.Model):
+    """A unit's first admission to a variant within a phase."""
+
+    phase = models.ForeignKey(Phase, on_delete=models.PROTECT)
+    variant = models.ForeignKey(Variant, on_delete=models.PROTECT)
+    unit_hash = models.CharField(max_length=32)
+    admission = models.OneToOneField(Admission, on_delete=models.PROTECT)
+    exposed_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["phase", "unit_hash"], name="one_exposure_per_unit_and_phase")]
+
+    def __str__(self) -> str:
+        return f"{self.unit_hash} in {self.variant_id}"
+
+
+class Completion(models.Model):
+    """How an admitted request ended. Its id is the admission's."""
+
+    class Outcome(models.TextChoices):
+        ANSWERED = "answered", "Answered"
+        ERROR = "error", "Error"
+        TIMEOUT = "timeout", "Timeout"
+        CANCELLED = "cancelled", "Cancelled"
+
+    id = models.CharField(primary_key=True, max_length=48)
+    outcome = models.CharField(max_length=16, choices=Outcome.choices)
+    finish_reason = models.CharField(max_length=16, blank=True)
+    exit_reason = models.CharField(max_length=32, blank=True)
+    exit_detail = models.CharField(max_length=200, blank=True)
+    decision_step = models.PositiveIntegerField(null=True)
+    applied_step = models.PositiveIntegerField(null=True)
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    thinking_tokens = models.PositiveIntegerField(default=0)
+    answer_tokens = models.PositiveIntegerField(default=0)
+    probe_tokens = models.PositiveIntegerField(default=0)
+    overrun_tokens = models.PositiveIntegerField(default=0)
+    decoded_tokens = models.GeneratedField(
+        expression=models.F("thinking_tokens")
+        + models.F("answer_tokens")
+        + models.F("probe_tokens")
+        + models.F("overrun_tokens"),
+        output_field=models.PositiveIntegerField(),
+        db_persist=True,
+    )
+    probes = models.PositiveIntegerField(default=0)
+    messages = models.JSONField(null=True)
+    thinking = models.TextField(blank=True)
+    text = models.TextField(blank=True, help_text="What the client got after the thinking.")
+    answer = models.TextField(blank=True, help_text="The answer extracted from the text.")
+    error = models.TextField(blank=True)
+    queue_seconds = models.FloatField(null=True, help_text="From admission to the engine's start.")
+    latency_seconds = models.FloatField(null=True, help_text="From admission to the end.")
+    completed_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.id
+
+
+class Label(models.Model):
+    """Evidence on one completion's correctness."""
+
+    class Source(models.TextChoices):
+        REFERENCE = "reference", "Reference"
+
+    admission = models.ForeignKey(Admission, on_delete=models.PROTECT, related_name="labels")
+    source = models.CharField(max_length=16, choices=Source.choices)
+    grader = models.CharField(max_length=64)
+    grader_version = models.PositiveSmallIntegerField()
+    reference = models.TextField()
+    correct = models.BooleanField(null=True, help_text="Empty until the completion is stored.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["admission", "source"], name="one_label_per_source"),
+        ]
+        indexes = [models.Index(fields=["admission"], condition=Q(correct=None), name="label_ungraded")]
+
+    def __str__(self) -> str:
+        return f"{self.source} label of {self.admission_id}"

@@ -1,0 +1,92 @@
+"""From the ledger stream to PostgreSQL: batches of admissions and completions, each exactly once.
+
+One transaction per batch: COPY into staging tables, INSERT .. ON CONFLICT DO NOTHING RETURNING, labels
+for the references that came along. Redelivered records change nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import connection, transaction
+
+from experiments.models import Admission, Completion
+from experiments.services.labels import grade_stored, label_from_admissions
+from experiments.wire import AdmissionRecord, CompletionRecord
+
+_ADMISSION_COLUMNS = tuple(field.name for field in dataclasses.fields(AdmissionRecord))
+_COMPLETION_COLUMNS = tuple(field.name for field in dataclasses.fields(CompletionRecord))
+
+_EXPOSE = """
+INSERT INTO experiments_exposure (phase_id, variant_id, unit_hash, admission_id, exposed_at)
+SELECT DISTINCT ON (phase_id, unit_hash) phase_id, variant_id, unit_hash, id, admitted_at
+FROM stage_admission WHERE phase_id IS NOT NULL AND unit_hash <> ''
+ORDER BY phase_id, unit_hash, admitted_at
+ON CONFLICT DO NOTHING
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What a batch added (redelivered records are not counted)."""
+
+    admissions: int
+    completions: int
+
+
+def ingest(admissions: Sequence[AdmissionRecord], completions: Sequence[CompletionRecord]) -> Ingested:
+    """Store a batch.
+
+    Raises:
+        django.db.Error: a record does not fit the tables; nothing of the batch is stored.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        _stage(cursor, "stage_admission", Admission._meta.db_table, _ADMISSION_COLUMNS, admissions)
+        _stage(cursor, "stage_completion", Completion._meta.db_table, _COMPLETION_COLUMNS, completions)
+        admitted = _insert(cursor, "stage_admission", Admission._meta.db_table, _ADMISSION_COLUMNS)
+        cursor.execute(_EXPOSE)
+        completed = _insert(cursor, "stage_completion", Completion._meta.db_table, _COMPLETION_COLUMNS)
+        label_from_admissions(admitted)
+        # Either side may come first: completions of labels that were waiting, labels of admissions just read.
+        grade_stored([*admitted, *completed])
+    return Ingested(len(admitted), len(completed))
+
+
+def _stage(cursor: Any, stage: str, table: str, columns: tuple[str, ...], records: Iterable[Any]) -> None:
+    names = ", ".join(columns)
+    # AS SELECT copies names and types without constraints; the rows go with the transaction.
+    cursor.execute(
+        f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS AS SELECT {names} FROM {table} WITH NO DATA"
+    )
+    buffer = io.StringIO()
+    for record in records:
+        buffer.write("\t".join(_cell(name, getattr(record, name)) for name in columns) + "\n")
+    buffer.seek(0)
+    cursor.copy_expert(f"COPY {stage} ({names}) FROM STDIN", buffer)
+
+
+def _insert(cursor: Any, stage: str, table: str, columns: tuple[str, ...]) -> list[str]:
+    names = ", ".join(columns)
+    cursor.execute(
+        f"INSERT INTO {table} ({names}) SELECT DISTINCT ON (id) {names} FROM {stage} ON CONFLICT DO NOTHING RETURNING id"
+    )
+    return [row[0] for row in cursor.fetchall()]
+
+
+def _cell(name: str, value: Any) -> str:
+    """One value in COPY's text format."""
+    if value is None:
+        return r"\N"
+    if name.endswith("_at"):
+        return datetime.fromtimestamp(value, UTC).isoformat()
+    if isinstance(value, dict | list):
+        # PostgreSQL's jsonb holds no NUL, escaped or not.
+        value = json.dumps(value).replace("\\u0000", "\\ufffd")
+    text = str(value).replace("\x00", "\ufffd")
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")

@@ -1,0 +1,145 @@
+"""Registering what is served: model profiles, checkpoints, use cases and API keys."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import Model
+from django.utils import timezone
+
+from experiments.grading import grader_by_name
+from experiments.models import ApiKey, Checkpoint, ModelProfile, UseCase
+from experiments.policies import policy_from_spec, policy_to_spec
+from experiments.services import audit
+from experiments.services.changes import announce_change
+from experiments.services.errors import InvalidInput
+from experiments.services.secrets import api_key_digest
+
+_KEY_PREFIX = "ck_"
+
+
+@transaction.atomic
+def register_model(actor: str, **fields: Any) -> ModelProfile:
+    """Create a model profile, or change the one of that name.
+
+    Raises:
+        InvalidInput: a field is missing or out of bounds.
+    """
+    try:
+        grader_by_name(fields.get("grader", "exact_match"))
+        re.compile(fields.get("answer_pattern", ""))
+    except ValueError as error:
+        raise InvalidInput(str(error), "grader") from error
+    except re.error as error:
+        raise InvalidInput(f"answer_pattern is no regular expression: {error}", "answer_pattern") from error
+    return _save(actor, "register model", ModelProfile, {"name": fields.pop("name")}, fields)
+
+
+@transaction.atomic
+def register_checkpoint(
+    actor: str, model: ModelProfile, name: str, path: str, step: int | None = None
+) -> Checkpoint:
+    """Create a checkpoint of a model, or change the one of that name."""
+    return _save(
+        actor, "register checkpoint", Checkpoint, {"model": model, "name": name}, {"path": path, "step": step}
+    )
+
+
+@transaction.atomic
+def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -> UseCase:
+    """Create a use case, or change the one of that slug.
+
+    Args:
+        actor: who does it.
+        slug: its name in requests.
+        policy: JSON form of the policy in force.
+        fields: the other columns (name, checkpoint, margin, min_saving, deadline_seconds).
+
+    Raises:
+        InvalidInput: a field is out of bounds.
+    """
+    for name, low, high in (("margin", 0.0, 1.0), ("min_saving", -1.0, 1.0)):
+        check_between(name, fields.get(name), low, high)
+    fields["policy"] = valid_policy(policy)
+    return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A new API key; ``token`` is shown once and stored nowhere."""
+
+    key: ApiKey
+    token: str
+
+
+@transaction.atomic
+def issue_api_key(actor: str, name: str, use_case: UseCase, scopes: Sequence[str]) -> IssuedKey:
+    """Make an API key whose requests go to ``use_case`` unless they name another.
+
+    Raises:
+        InvalidInput: an unknown scope, or none.
+    """
+    known = set(ApiKey.Scope.values)
+    if not scopes or not set(scopes) <= known:
+        raise InvalidInput(f"scopes must be some of {', '.join(sorted(known))}, got {list(scopes)}", "scopes")
+    token = _KEY_PREFIX + secrets.token_urlsafe(32)
+    key = ApiKey.objects.create(
+        name=name, prefix=token[:8], digest=api_key_digest(token), use_case=use_case, scopes=sorted(scopes)
+    )
+    audit.record(actor, "issue API key", key, after={"name": name, "scopes": key.scopes})
+    announce_change()
+    return IssuedKey(key, token)
+
+
+@transaction.atomic
+def revoke_api_key(actor: str, key: ApiKey) -> None:
+    """Make a key worthless, at once and for good."""
+    changed = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now())
+    if changed:
+        audit.record(actor, "revoke API key", key, before={"revoked": False}, after={"revoked": True})
+        announce_change()
+
+
+def valid_policy(spec: object, field: str = "policy") -> dict[str, Any]:
+    """The JSON form of a policy with every parameter written out; InvalidInput names what is wrong."""
+    try:
+        return policy_to_spec(policy_from_spec(spec))
+    except ValueError as error:
+        raise InvalidInput(str(error), field) from error
+
+
+def check_between(name: str, value: float | None, low: float, high: float) -> None:
+    """InvalidInput unless ``low < value < high`` (None passes: the default holds)."""
+    if value is not None and not low < value < high:
+        raise InvalidInput(f"{name} must be a fraction between {low:g} and {high:g}, got {value:g}", name)
+
+
+def _save(
+    actor: str, action: str, table: type[Model], identity: Mapping[str, Any], fields: Mapping[str, Any]
+) -> Any:
+    row = table.objects.filter(**identity).first() or table(**identity)  # type: ignore[attr-defined]
+    before = _plain(row, fields) if row.pk else None
+    for name, value in fields.items():
+        setattr(row, name, value)
+    try:
+        row.full_clean()
+    except ValidationError as error:
+        field, messages = next(iter(error.message_dict.items()))
+        raise InvalidInput(f"{field}: {' '.join(messages)} (got {getattr(row, field, None)!r})", field) from error
+    row.save()
+    after = _plain(row, fields)
+    if before != after:
+        audit.record(actor, action, row, before=before, after=after)
+        announce_change()
+    return row
+
+
+def _plain(row: Model, names: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: getattr(row, name) for name in names}
+    return {name: value.pk if isinstance(value, Model) else value for name, value in values.items()}

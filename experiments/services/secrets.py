@@ -1,0 +1,29 @@
+"""Keyed hashes: of API keys and of unit ids. The key is derived from the installation's secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from functools import lru_cache
+
+from django.conf import settings
+
+
+@lru_cache(maxsize=8)
+def _purpose_key(secret: str, purpose: str) -> bytes:
+    return hmac.new(secret.encode(), f"curtail:{purpose}".encode(), hashlib.sha256).digest()
+
+
+def _keyed_hash(purpose: str, text: str) -> str:
+    key = _purpose_key(settings.SECRET_KEY, purpose)
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def api_key_digest(token: str) -> str:
+    """What is stored of an API key: 64 hex digits."""
+    return _keyed_hash("api-key", token)
+
+
+def unit_digest(unit: str) -> str:
+    """What is stored of a unit id: 32 hex digits."""
+    return _keyed_hash("unit", unit)[:32]

@@ -1,0 +1,145 @@
+"""What travels over Redis between gateway, engine host and ledger writer: key names and messages.
+
+Messages are frozen values with a JSON form; unknown fields are refused, so that two versions of the
+program that don't fit together say so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import orjson
+
+CONFIG_VERSION_KEY = "curtail:config:version"
+CONFIG_CHANNEL = "curtail:config:changed"
+CANCEL_CHANNEL = "curtail:cancel"
+LEDGER_STREAM = "curtail:ledger"
+LEDGER_DEAD_STREAM = "curtail:ledger:dead"
+LEDGER_GROUP = "writer"
+REQUEST_GROUP = "engine-hosts"
+REPLY_EXPIRY_SECONDS = 600
+PAYLOAD = b"d"
+KIND = b"k"
+
+
+def request_stream(checkpoint_id: int) -> str:
+    """Stream of the requests for one checkpoint (a checkpoint belongs to exactly one model)."""
+    return f"curtail:requests:{checkpoint_id}"
+
+
+def reply_stream(gateway_id: str) -> str:
+    """Stream of everything that goes back to one gateway process."""
+    return f"curtail:replies:{gateway_id}"
+
+
+def started_key(request_id: str) -> str:
+    """Set once text of this request has been sent to its client: it can't be served a second time."""
+    return f"curtail:started:{request_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    def encode(self) -> bytes:
+        """JSON form."""
+        return orjson.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """The value of a JSON form. Raises ValueError or TypeError when it is none of this kind."""
+        return cls(**orjson.loads(payload))
+
+
+@dataclass(frozen=True, slots=True)
+class ServeRequest(_Message):
+    """One admitted request on its way to an engine host. It carries no reference answer.
+
+    Times are seconds since the epoch.
+    """
+
+    id: str
+    reply_to: str
+    messages: list[dict[str, str]]
+    policy: dict[str, Any]
+    stream: bool
+    temperature: float
+    top_p: float
+    seed: int | None
+    max_tokens: int | None
+    admitted_at: float
+    deadline_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRecord(_Message):
+    """That a request was admitted, and to what. Times are seconds since the epoch."""
+
+    id: str
+    use_case_id: int
+    checkpoint_id: int
+    phase_id: int | None
+    variant_id: int | None
+    unit_hash: str
+    policy: dict[str, Any]
+    policy_version: str
+    reference: str | None
+    admitted_at: float
+    deadline_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRecord(_Message):
+    """How an admitted request ended. Tokens by kind; times are seconds (since the epoch for ``*_at``)."""
+
+    id: str
+    outcome: str
+    completed_at: float
+    finish_reason: str = ""
+    exit_reason: str = ""
+    exit_detail: str = ""
+    decision_step: int | None = None
+    applied_step: int | None = None
+    prompt_tokens: int = 0
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    probe_tokens: int = 0
+    overrun_tokens: int = 0
+    probes: int = 0
+    messages: list[dict[str, str]] | None = field(default=None)
+    thinking: str = ""
+    text: str = ""
+    answer: str = ""
+    error: str = ""
+    queue_seconds: float | None = None
+    latency_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyEvent:
+    """One event for one client.
+
+    Attributes:
+        request_id: whose.
+        kind: "thinking" or "answer" (``body`` is text), "finished" (``body`` is a completion record's
+            JSON form without the messages), "error" (``body`` has message, code and status).
+        body: see ``kind``.
+    """
+
+    request_id: str
+    kind: str
+    body: Any
+
+    def packed(self) -> list[Any]:
+        """The event as a JSON array."""
+        return [self.request_id, self.kind, self.body]
+
+
+def pack_replies(events: list[ReplyEvent]) -> bytes:
+    """Several events as one stream entry's payload."""
+    return orjson.dumps([event.packed() for event in events])
+
+
+def unpack_replies(payload: bytes) -> list[ReplyEvent]:
+    """The events of one stream entry."""
+    return [ReplyEvent(*packed) for packed in orjson.loads(payload)]
