@@ -1,0 +1,177 @@
+"""The page of one experiment: verdict, results, health, settings, history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
+from django.utils.timesince import timesince
+from django.views.decorators.http import require_safe
+
+from experiments.models import AuditEvent, Experiment, Exposure, Phase, Variant
+from experiments.services.looks import newest_snapshot
+from experiments.statistics.snapshot import Snapshot
+from experiments.statistics.verdict import Decision
+from experiments.web.definitions import DEFINITIONS
+from experiments.web.home import read_snapshot
+from experiments.web.pages import page
+from experiments.web.plots import forest_panels
+from experiments.web.report import build_report
+from experiments.web.wording import (
+    STATE_TONES,
+    number,
+    percent,
+    plain,
+    points,
+    policy_words,
+    saving,
+    state_words,
+)
+
+HISTORY_LENGTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSetting:
+    """One arm as it was declared."""
+
+    key: str
+    is_control: bool
+    policy: str
+    checkpoint: str
+    weight: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShipChoice:
+    """A treatment that a person may ship; ``chosen`` is the one that the verdict names."""
+
+    key: str
+    supported: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """One audit event in words."""
+
+    event: AuditEvent
+    change: str
+
+
+@page
+@require_safe
+def detail(request: HttpRequest, pk: int) -> HttpResponse:
+    """One experiment."""
+    experiment = get_object_or_404(Experiment.objects.select_related("use_case"), pk=pk)
+    variants = list(experiment.variants.select_related("checkpoint__model"))
+    phase = experiment.phase
+    stored = newest_snapshot(experiment)
+    snapshot = read_snapshot(stored, variants)
+    context: dict[str, Any] = {
+        "experiment": experiment,
+        "state": state_words(experiment),
+        "state_tone": STATE_TONES[experiment.state],
+        "phase": phase,
+        "stored": stored,
+        "newest_id": stored.pk if stored else 0,
+        "awaits_look": "looking" in request.GET,
+        "arms": [_arm(variant) for variant in variants],
+        "choices": _ship_choices(variants, snapshot),
+        "settings_list": _settings(experiment),
+        "history": _history(experiment),
+        "define": DEFINITIONS,
+        "look_every": settings.LOOK_EVERY_SECONDS,
+    }
+    if stored and snapshot:
+        context |= {
+            "report": build_report(snapshot, variants),
+            "panels": forest_panels(snapshot),
+            "age": _age(stored.taken_at),
+            "progress": _progress(snapshot.total_units, experiment.maximum_units),
+        }
+    elif phase:
+        context["exposed"] = number(_exposed(phase))
+    return render(request, "experiments/detail.html", context)
+
+
+@page
+@require_safe
+def newest(request: HttpRequest, pk: int) -> JsonResponse:
+    """Which snapshot is the newest: the page asks while it waits for a look."""
+    stored = newest_snapshot(get_object_or_404(Experiment, pk=pk))
+    return JsonResponse({"snapshot": stored.pk if stored else 0})
+
+
+def _age(taken_at: datetime) -> str:
+    seconds = (timezone.now() - taken_at).total_seconds()
+    return "just now" if seconds < 60 else f"{timesince(taken_at)} ago"
+
+
+def _exposed(phase: Phase) -> int:
+    return Exposure.objects.filter(phase=phase).count()
+
+
+def _arm(variant: Variant) -> ArmSetting:
+    return ArmSetting(
+        key=variant.key,
+        is_control=variant.is_control,
+        policy=policy_words(variant.policy),
+        checkpoint=str(variant.checkpoint),
+        weight=f"{plain(round(100 * variant.weight, 2))}%",
+    )
+
+
+def _ship_choices(variants: list[Variant], snapshot: Snapshot | None) -> list[ShipChoice]:
+    verdict = snapshot.verdict if snapshot else None
+    supported = {item.treatment for item in (verdict.treatments if verdict else ()) if item.decision is Decision.SHIP}
+    winner = verdict.winner if verdict else None
+    keys = [variant.key for variant in variants if not variant.is_control]
+    return [ShipChoice(key, key in supported, key == winner) for key in keys]
+
+
+def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
+    """Term, value in words, meaning."""
+    units = {"conversation": "conversations", "user": "users", "request": "requests"}[experiment.unit]
+    maximum = number(experiment.maximum_units)
+    return [
+        ("Margin", f"an EM loss of {points(experiment.margin)} is too much", DEFINITIONS["margin"].meaning),
+        (
+            "Minimum saving",
+            f"{saving(experiment.min_saving)} decoded tokens",
+            DEFINITIONS["min_saving"].meaning,
+        ),
+        ("Alpha", percent(experiment.alpha), DEFINITIONS["alpha"].meaning),
+        ("Unit", f"{units}; each stays in its arm", "What is assigned to an arm, by a hash of its id."),
+        (
+            "Maximum",
+            f"{maximum} {units} over all arms",
+            "Reached without a decision, the experiment is inconclusive.",
+        ),
+        (
+            "Coverage",
+            f"{percent(experiment.coverage, 0)} of the {units}",
+            "The share that takes part at all.",
+        ),
+    ]
+
+
+def _history(experiment: Experiment) -> list[HistoryItem]:
+    events = AuditEvent.objects.filter(subject_type="experiment", subject_id=str(experiment.pk))[:HISTORY_LENGTH]
+    return [HistoryItem(event, _change(event.before or {}, event.after or {})) for event in events]
+
+
+def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What moved: "draft → running"."""
+    old, new = before.get("state"), after.get("state")
+    return f"{old} → {new}" if old and new else str(new or "")
+
+
+def _progress(units: int, maximum: int) -> str:
+    share = percent(min(1.0, units / maximum), 0) if 100 * units >= maximum else "under 1%"
+    return f"{number(units)} of at most {number(maximum)} units ({share})"

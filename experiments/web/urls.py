@@ -1,0 +1,24 @@
+"""Addresses of the pages."""
+
+from __future__ import annotations
+
+from django.contrib.auth.views import LoginView, LogoutView
+from django.urls import path
+
+from experiments.web.actions import ACTIONS, act
+from experiments.web.create import create
+from experiments.web.detail import detail, newest
+from experiments.web.health import healthz
+from experiments.web.home import home
+from experiments.web.pages import public_page
+
+urlpatterns = [
+    path("healthz", healthz, name="healthz"),
+    path("login/", public_page(LoginView.as_view(redirect_authenticated_user=True)), name="login"),
+    path("logout/", public_page(LogoutView.as_view()), name="logout"),
+    path("", home, name="home"),
+    path("experiments/new/", create, name="new"),
+    path("experiments/<int:pk>/", detail, name="experiment"),
+    path("experiments/<int:pk>/newest/", newest, name="newest"),
+    *(path(f"experiments/<int:pk>/{action}/", act, {"action": action}, name=action) for action in ACTIONS),
+]
