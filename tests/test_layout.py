@@ -21,6 +21,8 @@ LAYERS = {
     "experiments.replay": "pure",
     "experiments.assignment": "pure",
     "experiments.grading": "pure",
+    "experiments.routing": "pure",
+    "experiments.wire": "wire",
     "experiments.models": "models",
     "experiments.services": "services",
     "experiments.web": "web",
@@ -32,11 +34,12 @@ LAYERS = {
 }
 ALLOWED = {
     "pure": set(),
+    "wire": {"pure"},
     "models": {"pure"},
-    "services": {"models", "pure"},
+    "services": {"models", "pure", "wire"},
     "web": {"services", "models", "pure"},
     "api": {"services", "models", "pure"},
-    "gateway": {"services", "models", "pure", "engines"},
+    "gateway": {"services", "models", "pure", "wire", "engines"},
     "tasks": {"services", "models", "pure", "engines"},
     "engines": {"pure"},
 }
@@ -122,9 +125,7 @@ def _layer_of(module: str) -> str | None:
 def test_layer_rule_sees_a_wrong_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = tmp_path / "experiments" / "models" / "bad.py"
     wrong.parent.mkdir(parents=True)
-    wrong.write_text(
-        "from experiments import web\nfrom ..services import start\nimport experiments.policies\n"
-    )
+    wrong.write_text("from experiments import web\nfrom ..services import start\nimport experiments.policies\n")
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     assert list(_violations("models")) == [
         "experiments/models/bad.py:1 imports experiments.web",

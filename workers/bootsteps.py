@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from celery import bootsteps
 
+from experiments.services.off_thread import off_thread
 from experiments.services.redis_clients import async_redis, sync_redis_client
 from workers.ledger_writer import LedgerWriter
 from workers.serving import EngineHost
 
 
-class EngineHostStep(bootsteps.StartStopStep):
+class EngineHostStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """`celery worker --engine-host`: serves the registered checkpoints."""
 
-    requires = {"celery.worker.components:Pool"}
+    requires: ClassVar = {"celery.worker.components:Pool"}
 
     def __init__(self, worker: Any, engine_host: bool = False, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
@@ -23,13 +24,13 @@ class EngineHostStep(bootsteps.StartStopStep):
     def create(self, worker: Any) -> EngineHost:
         from workers.checkpoints import make_engine, served_checkpoints
 
-        return EngineHost(async_redis, served_checkpoints, make_engine)
+        return EngineHost(async_redis, off_thread(served_checkpoints), make_engine)
 
 
-class LedgerWriterStep(bootsteps.StartStopStep):
+class LedgerWriterStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """`celery worker --ledger-writer`: stores admissions and completions."""
 
-    requires = {"celery.worker.components:Pool"}
+    requires: ClassVar = {"celery.worker.components:Pool"}
 
     def __init__(self, worker: Any, ledger_writer: bool = False, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)

@@ -94,7 +94,11 @@ class CheckpointServer:
                 continue
             try:
                 answer = await self._redis.xreadgroup(
-                    wire.REQUEST_GROUP, self._consumer, {self._stream: ">"}, count=free, block=_BLOCK_MILLISECONDS
+                    wire.REQUEST_GROUP,
+                    self._consumer,
+                    {self._stream: ">"},
+                    count=free,
+                    block=_BLOCK_MILLISECONDS,
                 )
             except redis.exceptions.RedisError as error:
                 logger.warning("reading %s failed (%s); trying again", self._stream, error)
@@ -119,7 +123,12 @@ class CheckpointServer:
         mine = list(self._serving)
         if mine:
             await self._redis.xclaim(
-                self._stream, wire.REQUEST_GROUP, self._consumer, min_idle_time=0, message_ids=mine, justid=True
+                self._stream,
+                wire.REQUEST_GROUP,
+                self._consumer,
+                min_idle_time=0,
+                message_ids=mine,
+                justid=True,
             )
 
     async def _take_over(self) -> None:
@@ -202,9 +211,7 @@ class CheckpointServer:
 
     # -- endings ---------------------------------------------------------------------------------------
 
-    def _end(
-        self, entry_id: bytes, request: wire.ServeRequest, result: GenerationResult, waited: float
-    ) -> None:
+    def _end(self, entry_id: bytes, request: wire.ServeRequest, result: GenerationResult, waited: float) -> None:
         record = _record(request, result, waited)
         if result.finish_reason is not FinishReason.CANCELLED:
             body = dataclasses.asdict(record)
@@ -216,9 +223,7 @@ class CheckpointServer:
             cancelled = dataclasses.replace(record, outcome="cancelled")
             self._settle(entry_id, request, cancelled, "error", _error_body("cancelled", "cancelled", 499))
 
-    def _time_out(
-        self, entry_id: bytes, request: wire.ServeRequest, record: wire.CompletionRecord | None
-    ) -> None:
+    def _time_out(self, entry_id: bytes, request: wire.ServeRequest, record: wire.CompletionRecord | None) -> None:
         seconds = request.deadline_at - request.admitted_at
         message = f"no answer within {seconds:g} seconds"
         base = record or wire.CompletionRecord(request.id, "timeout", time.time(), messages=request.messages)
@@ -226,7 +231,12 @@ class CheckpointServer:
         self._settle(entry_id, request, timed_out, "error", _error_body(message, "timeout", 504))
 
     def _fail(
-        self, entry_id: bytes, request: wire.ServeRequest, message: str, status: int, code: str = "engine_error"
+        self,
+        entry_id: bytes,
+        request: wire.ServeRequest,
+        message: str,
+        status: int,
+        code: str = "engine_error",
     ) -> None:
         record = wire.CompletionRecord(
             request.id,

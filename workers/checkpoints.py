@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from django.conf import settings
-from django.db import close_old_connections
 
 from experiments.models import Checkpoint, ModelProfile
 from workers.engines.base import Engine, EngineError, ThinkingProfile
@@ -14,11 +13,7 @@ from workers.serving import ServedCheckpoint
 
 def served_checkpoints() -> list[ServedCheckpoint]:
     """Every registered checkpoint."""
-    close_old_connections()
-    try:
-        return [_served(row) for row in Checkpoint.objects.select_related("model")]
-    finally:
-        close_old_connections()
+    return [_served(row) for row in Checkpoint.objects.select_related("model")]
 
 
 def _served(row: Checkpoint) -> ServedCheckpoint:

@@ -77,7 +77,11 @@ class LedgerWriter:
 
     def _next(self, client: Any) -> Sequence[_Entry]:
         answer = client.xreadgroup(
-            wire.LEDGER_GROUP, self._consumer, {wire.LEDGER_STREAM: ">"}, count=_BATCH, block=_BLOCK_MILLISECONDS
+            wire.LEDGER_GROUP,
+            self._consumer,
+            {wire.LEDGER_STREAM: ">"},
+            count=_BATCH,
+            block=_BLOCK_MILLISECONDS,
         )
         return answer[0][1] if answer else []
 

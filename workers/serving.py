@@ -57,6 +57,8 @@ class EngineHost:
         self._servers: dict[ServedCheckpoint, CheckpointServer] = {}
         self._running: dict[ServedCheckpoint, asyncio.Task[None]] = {}
         self._unservable: set[ServedCheckpoint] = set()
+        self._wanted: tuple[ServedCheckpoint, ...] = ()
+        self._version = -1
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
@@ -103,13 +105,16 @@ class EngineHost:
     async def _refresh(self, redis: Any, outbox: Outbox) -> None:
         """Serve what has been registered since; restart what died; let go of what was changed."""
         try:
-            wanted = list(await asyncio.to_thread(self._list_checkpoints))
+            version = int(await redis.get(wire.CONFIG_VERSION_KEY) or 0)
+            if version != self._version:
+                self._wanted = tuple(await asyncio.to_thread(self._list_checkpoints))
+                self._version = version
         except Exception:
             logger.exception("the checkpoints could not be listed; those served so far go on")
             return
-        for checkpoint in [c for c in self._running if c not in wanted or self._running[c].done()]:
+        for checkpoint in [c for c in self._running if c not in self._wanted or self._running[c].done()]:
             await self._release(checkpoint)
-        for checkpoint in wanted:
+        for checkpoint in self._wanted:
             if checkpoint not in self._running and checkpoint not in self._unservable:
                 await self._serve(checkpoint, redis, outbox)
 

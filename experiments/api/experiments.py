@@ -73,13 +73,23 @@ def _out(row: Experiment) -> ExperimentOut:
     plain = {
         name: getattr(row, name)
         for name in (
-            "id name hypothesis state conclusion unit coverage margin min_saving alpha maximum_units".split()
+            [
+                "id",
+                "name",
+                "hypothesis",
+                "state",
+                "conclusion",
+                "unit",
+                "coverage",
+                "margin",
+                "min_saving",
+                "alpha",
+                "maximum_units",
+            ]
         )
     }
     variants = [
-        VariantOut(
-            key=v.key, is_control=v.is_control, policy=v.policy, checkpoint=str(v.checkpoint), weight=v.weight
-        )
+        VariantOut(key=v.key, is_control=v.is_control, policy=v.policy, checkpoint=str(v.checkpoint), weight=v.weight)
         for v in row.variants.all()
     ]
     return ExperimentOut(use_case=row.use_case.slug, variants=variants, **plain)

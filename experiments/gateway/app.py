@@ -80,8 +80,8 @@ class Gateway:
             return
         except redis.exceptions.RedisError:
             logger.exception("Redis failed while a request was admitted")
-            error = ApiError(503, "the request could not be admitted; try again", "unavailable")
-            await send_json(send, error.status, error.body(), {"retry-after": "1"})
+            unavailable = ApiError(503, "the request could not be admitted; try again", "unavailable")
+            await send_json(send, unavailable.status, unavailable.body(), {"retry-after": "1"})
 
     def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         routes = {

@@ -107,7 +107,7 @@ def _message(number: int, message: object) -> dict[str, str]:
 
 def _text_part(where: str, part: object) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return part["text"]
+        return str(part["text"])
     raise invalid(f"{where}.content", f"{where}.content must hold text parts only")
 
 

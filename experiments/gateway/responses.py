@@ -19,7 +19,10 @@ def usage(record: Record) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": record["prompt_tokens"] + completion,
         "completion_tokens_details": {"reasoning_tokens": reasoning},
-        "curtail": {"probe_tokens": record["probe_tokens"], "decoded_tokens": completion + record["probe_tokens"]},
+        "curtail": {
+            "probe_tokens": record["probe_tokens"],
+            "decoded_tokens": completion + record["probe_tokens"],
+        },
     }
 
 

@@ -7,306 +7,580 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Completion',
+            name="Completion",
             fields=[
-                ('id', models.CharField(max_length=48, primary_key=True, serialize=False)),
-                ('outcome', models.CharField(choices=[('answered', 'Answered'), ('error', 'Error'), ('timeout', 'Timeout'), ('cancelled', 'Cancelled')], max_length=16)),
-                ('finish_reason', models.CharField(blank=True, max_length=16)),
-                ('exit_reason', models.CharField(blank=True, max_length=32)),
-                ('exit_detail', models.CharField(blank=True, max_length=200)),
-                ('decision_step', models.PositiveIntegerField(null=True)),
-                ('applied_step', models.PositiveIntegerField(null=True)),
-                ('prompt_tokens', models.PositiveIntegerField(default=0)),
-                ('thinking_tokens', models.PositiveIntegerField(default=0)),
-                ('answer_tokens', models.PositiveIntegerField(default=0)),
-                ('probe_tokens', models.PositiveIntegerField(default=0)),
-                ('overrun_tokens', models.PositiveIntegerField(default=0)),
-                ('decoded_tokens', models.GeneratedField(db_persist=True, expression=django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(django.db.models.expressions.CombinedExpression(models.F('thinking_tokens'), '+', models.F('answer_tokens')), '+', models.F('probe_tokens')), '+', models.F('overrun_tokens')), output_field=models.PositiveIntegerField())),
-                ('probes', models.PositiveIntegerField(default=0)),
-                ('messages', models.JSONField(null=True)),
-                ('thinking', models.TextField(blank=True)),
-                ('text', models.TextField(blank=True, help_text='What the client got after the thinking.')),
-                ('answer', models.TextField(blank=True, help_text='The answer extracted from the text.')),
-                ('error', models.TextField(blank=True)),
-                ('queue_seconds', models.FloatField(help_text="From admission to the engine's start.", null=True)),
-                ('latency_seconds', models.FloatField(help_text='From admission to the end.', null=True)),
-                ('completed_at', models.DateTimeField()),
+                ("id", models.CharField(max_length=48, primary_key=True, serialize=False)),
+                (
+                    "outcome",
+                    models.CharField(
+                        choices=[
+                            ("answered", "Answered"),
+                            ("error", "Error"),
+                            ("timeout", "Timeout"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("finish_reason", models.CharField(blank=True, max_length=16)),
+                ("exit_reason", models.CharField(blank=True, max_length=32)),
+                ("exit_detail", models.CharField(blank=True, max_length=200)),
+                ("decision_step", models.PositiveIntegerField(null=True)),
+                ("applied_step", models.PositiveIntegerField(null=True)),
+                ("prompt_tokens", models.PositiveIntegerField(default=0)),
+                ("thinking_tokens", models.PositiveIntegerField(default=0)),
+                ("answer_tokens", models.PositiveIntegerField(default=0)),
+                ("probe_tokens", models.PositiveIntegerField(default=0)),
+                ("overrun_tokens", models.PositiveIntegerField(default=0)),
+                (
+                    "decoded_tokens",
+                    models.GeneratedField(
+                        db_persist=True,
+                        expression=django.db.models.expressions.CombinedExpression(
+                            django.db.models.expressions.CombinedExpression(
+                                django.db.models.expressions.CombinedExpression(
+                                    models.F("thinking_tokens"), "+", models.F("answer_tokens")
+                                ),
+                                "+",
+                                models.F("probe_tokens"),
+                            ),
+                            "+",
+                            models.F("overrun_tokens"),
+                        ),
+                        output_field=models.PositiveIntegerField(),
+                    ),
+                ),
+                ("probes", models.PositiveIntegerField(default=0)),
+                ("messages", models.JSONField(null=True)),
+                ("thinking", models.TextField(blank=True)),
+                ("text", models.TextField(blank=True, help_text="What the client got after the thinking.")),
+                ("answer", models.TextField(blank=True, help_text="The answer extracted from the text.")),
+                ("error", models.TextField(blank=True)),
+                (
+                    "queue_seconds",
+                    models.FloatField(help_text="From admission to the engine's start.", null=True),
+                ),
+                ("latency_seconds", models.FloatField(help_text="From admission to the end.", null=True)),
+                ("completed_at", models.DateTimeField()),
             ],
         ),
         migrations.CreateModel(
-            name='Experiment',
+            name="Experiment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('hypothesis', models.TextField(blank=True)),
-                ('state', models.CharField(choices=[('draft', 'Draft'), ('running', 'Running'), ('paused', 'Paused'), ('stopped', 'Stopped')], default='draft', max_length=16)),
-                ('conclusion', models.CharField(blank=True, choices=[('', 'None'), ('shipped', 'Shipped'), ('reverted', 'Reverted'), ('inconclusive', 'Inconclusive')], default='', max_length=16)),
-                ('salt', models.CharField(max_length=64)),
-                ('unit', models.CharField(choices=[('conversation', 'Conversation'), ('user', 'User'), ('request', 'Request')], default='conversation', max_length=16)),
-                ('coverage', models.FloatField(default=1.0)),
-                ('margin', models.FloatField()),
-                ('min_saving', models.FloatField()),
-                ('alpha', models.FloatField(default=0.05)),
-                ('maximum_units', models.PositiveIntegerField(help_text='Declared maximum sample over all arms; reached without a decision, the experiment is inconclusive.')),
-                ('tuning_units', models.PositiveIntegerField(default=5000, help_text='Units of control and treatment together at which the intervals are about tightest.')),
-                ('looked_at', models.DateTimeField(blank=True, null=True)),
-                ('look_lease_until', models.DateTimeField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('stopped_at', models.DateTimeField(blank=True, null=True)),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("name", models.CharField(max_length=120)),
+                ("hypothesis", models.TextField(blank=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("draft", "Draft"),
+                            ("running", "Running"),
+                            ("paused", "Paused"),
+                            ("stopped", "Stopped"),
+                        ],
+                        default="draft",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "conclusion",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("", "None"),
+                            ("shipped", "Shipped"),
+                            ("reverted", "Reverted"),
+                            ("inconclusive", "Inconclusive"),
+                        ],
+                        default="",
+                        max_length=16,
+                    ),
+                ),
+                ("salt", models.CharField(max_length=64)),
+                (
+                    "unit",
+                    models.CharField(
+                        choices=[("conversation", "Conversation"), ("user", "User"), ("request", "Request")],
+                        default="conversation",
+                        max_length=16,
+                    ),
+                ),
+                ("coverage", models.FloatField(default=1.0)),
+                ("margin", models.FloatField()),
+                ("min_saving", models.FloatField()),
+                ("alpha", models.FloatField(default=0.05)),
+                (
+                    "maximum_units",
+                    models.PositiveIntegerField(
+                        help_text="Declared maximum sample over all arms; reached without a decision, the experiment is inconclusive."
+                    ),
+                ),
+                (
+                    "tuning_units",
+                    models.PositiveIntegerField(
+                        default=5000,
+                        help_text="Units of control and treatment together at which the intervals are about tightest.",
+                    ),
+                ),
+                ("looked_at", models.DateTimeField(blank=True, null=True)),
+                ("look_lease_until", models.DateTimeField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("stopped_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'ordering': ['-created_at', '-id'],
+                "ordering": ["-created_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='ModelProfile',
+            name="ModelProfile",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=64, unique=True)),
-                ('engine', models.CharField(choices=[('transformers', 'transformers (PyTorch)')], default='transformers', max_length=32)),
-                ('think_open', models.CharField(default='<think>', max_length=64)),
-                ('think_close', models.CharField(default='</think>', max_length=64)),
-                ('template_opens_thinking', models.BooleanField(default=True, help_text='Whether the chat template already opens the thinking.')),
-                ('step_boundary', models.CharField(blank=True, help_text='Text that ends a thinking step; empty: every token ends one.', max_length=64)),
-                ('trial_suffix', models.CharField(blank=True, help_text='Text after the end-of-thinking tag that opens a trial answer.', max_length=256)),
-                ('max_trial_tokens', models.PositiveIntegerField(default=32, validators=[django.core.validators.MinValueValidator(1)])),
-                ('answer_pattern', models.CharField(blank=True, help_text='Regular expression of the answer; empty: all text after thinking.', max_length=256)),
-                ('grader', models.CharField(default='exact_match', max_length=64)),
-                ('max_context_tokens', models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1)])),
-                ('temperature', models.FloatField(default=0.0, help_text='Used when a request names none.', validators=[django.core.validators.MinValueValidator(0.0), django.core.validators.MaxValueValidator(2.0)])),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("name", models.SlugField(max_length=64, unique=True)),
+                (
+                    "engine",
+                    models.CharField(
+                        choices=[("transformers", "transformers (PyTorch)")],
+                        default="transformers",
+                        max_length=32,
+                    ),
+                ),
+                ("think_open", models.CharField(default="<think>", max_length=64)),
+                ("think_close", models.CharField(default="</think>", max_length=64)),
+                (
+                    "template_opens_thinking",
+                    models.BooleanField(
+                        default=True, help_text="Whether the chat template already opens the thinking."
+                    ),
+                ),
+                (
+                    "step_boundary",
+                    models.CharField(
+                        blank=True,
+                        help_text="Text that ends a thinking step; empty: every token ends one.",
+                        max_length=64,
+                    ),
+                ),
+                (
+                    "trial_suffix",
+                    models.CharField(
+                        blank=True,
+                        help_text="Text after the end-of-thinking tag that opens a trial answer.",
+                        max_length=256,
+                    ),
+                ),
+                (
+                    "max_trial_tokens",
+                    models.PositiveIntegerField(default=32, validators=[django.core.validators.MinValueValidator(1)]),
+                ),
+                (
+                    "answer_pattern",
+                    models.CharField(
+                        blank=True,
+                        help_text="Regular expression of the answer; empty: all text after thinking.",
+                        max_length=256,
+                    ),
+                ),
+                ("grader", models.CharField(default="exact_match", max_length=64)),
+                (
+                    "max_context_tokens",
+                    models.PositiveIntegerField(validators=[django.core.validators.MinValueValidator(1)]),
+                ),
+                (
+                    "temperature",
+                    models.FloatField(
+                        default=0.0,
+                        help_text="Used when a request names none.",
+                        validators=[
+                            django.core.validators.MinValueValidator(0.0),
+                            django.core.validators.MaxValueValidator(2.0),
+                        ],
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
             ],
         ),
         migrations.CreateModel(
-            name='AuditEvent',
+            name="AuditEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(auto_now_add=True)),
-                ('actor', models.CharField(max_length=150)),
-                ('action', models.CharField(max_length=64)),
-                ('subject_type', models.CharField(max_length=32)),
-                ('subject_id', models.CharField(max_length=64)),
-                ('before', models.JSONField(null=True)),
-                ('after', models.JSONField(null=True)),
-                ('why', models.TextField(blank=True)),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("at", models.DateTimeField(auto_now_add=True)),
+                ("actor", models.CharField(max_length=150)),
+                ("action", models.CharField(max_length=64)),
+                ("subject_type", models.CharField(max_length=32)),
+                ("subject_id", models.CharField(max_length=64)),
+                ("before", models.JSONField(null=True)),
+                ("after", models.JSONField(null=True)),
+                ("why", models.TextField(blank=True)),
             ],
             options={
-                'ordering': ['-at', '-id'],
-                'indexes': [models.Index(fields=['subject_type', 'subject_id', '-at'], name='audit_by_subject')],
+                "ordering": ["-at", "-id"],
+                "indexes": [models.Index(fields=["subject_type", "subject_id", "-at"], name="audit_by_subject")],
             },
         ),
         migrations.CreateModel(
-            name='Checkpoint',
+            name="Checkpoint",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=64)),
-                ('path', models.CharField(max_length=1024)),
-                ('step', models.PositiveIntegerField(blank=True, help_text='Training step, if it is one of a run.', null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('model', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='checkpoints', to='experiments.modelprofile')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("name", models.SlugField(max_length=64)),
+                ("path", models.CharField(max_length=1024)),
+                (
+                    "step",
+                    models.PositiveIntegerField(
+                        blank=True, help_text="Training step, if it is one of a run.", null=True
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="checkpoints",
+                        to="experiments.modelprofile",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['model_id', '-step', 'name'],
+                "ordering": ["model_id", "-step", "name"],
             },
         ),
         migrations.CreateModel(
-            name='Phase',
+            name="Phase",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveSmallIntegerField()),
-                ('weights', models.JSONField(help_text='Weight of each variant by key, as it was in this phase.')),
-                ('started_at', models.DateTimeField()),
-                ('ended_at', models.DateTimeField(blank=True, null=True)),
-                ('experiment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='phases', to='experiments.experiment')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("number", models.PositiveSmallIntegerField()),
+                (
+                    "weights",
+                    models.JSONField(help_text="Weight of each variant by key, as it was in this phase."),
+                ),
+                ("started_at", models.DateTimeField()),
+                ("ended_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "experiment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="phases",
+                        to="experiments.experiment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['experiment_id', 'number'],
+                "ordering": ["experiment_id", "number"],
             },
         ),
         migrations.CreateModel(
-            name='Snapshot',
+            name="Snapshot",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('taken_at', models.DateTimeField()),
-                ('data', models.JSONField()),
-                ('phase', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='snapshots', to='experiments.phase')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("taken_at", models.DateTimeField()),
+                ("data", models.JSONField()),
+                (
+                    "phase",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="snapshots",
+                        to="experiments.phase",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-taken_at', '-id'],
+                "ordering": ["-taken_at", "-id"],
             },
         ),
         migrations.CreateModel(
-            name='UseCase',
+            name="UseCase",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.SlugField(max_length=64, unique=True)),
-                ('name', models.CharField(max_length=120)),
-                ('policy', models.JSONField(help_text='The policy in force.')),
-                ('margin', models.FloatField(default=0.02)),
-                ('min_saving', models.FloatField(default=0.05)),
-                ('deadline_seconds', models.FloatField(default=60.0)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('checkpoint', models.ForeignKey(help_text='Served with the policy in force outside experiments.', on_delete=django.db.models.deletion.PROTECT, to='experiments.checkpoint')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("slug", models.SlugField(max_length=64, unique=True)),
+                ("name", models.CharField(max_length=120)),
+                ("policy", models.JSONField(help_text="The policy in force.")),
+                ("margin", models.FloatField(default=0.02)),
+                ("min_saving", models.FloatField(default=0.05)),
+                ("deadline_seconds", models.FloatField(default=60.0)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "checkpoint",
+                    models.ForeignKey(
+                        help_text="Served with the policy in force outside experiments.",
+                        on_delete=django.db.models.deletion.PROTECT,
+                        to="experiments.checkpoint",
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='experiment',
-            name='use_case',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='experiments', to='experiments.usecase'),
+            model_name="experiment",
+            name="use_case",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="experiments",
+                to="experiments.usecase",
+            ),
         ),
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('prefix', models.CharField(help_text='The first characters, to recognise it by.', max_length=16)),
-                ('digest', models.CharField(max_length=64, unique=True)),
-                ('scopes', models.JSONField(default=list)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('use_case', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='api_keys', to='experiments.usecase')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("name", models.CharField(max_length=120)),
+                (
+                    "prefix",
+                    models.CharField(help_text="The first characters, to recognise it by.", max_length=16),
+                ),
+                ("digest", models.CharField(max_length=64, unique=True)),
+                ("scopes", models.JSONField(default=list)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "use_case",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="api_keys",
+                        to="experiments.usecase",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Admission',
+            name="Admission",
             fields=[
-                ('id', models.CharField(max_length=48, primary_key=True, serialize=False)),
-                ('unit_hash', models.CharField(blank=True, help_text='Keyed hash of the unit id; empty: no unit.', max_length=32)),
-                ('policy', models.JSONField()),
-                ('policy_version', models.CharField(max_length=16)),
-                ('reference', models.TextField(null=True)),
-                ('admitted_at', models.DateTimeField()),
-                ('deadline_at', models.DateTimeField()),
-                ('checkpoint', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='experiments.checkpoint')),
-                ('phase', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='experiments.phase')),
-                ('use_case', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='experiments.usecase')),
+                ("id", models.CharField(max_length=48, primary_key=True, serialize=False)),
+                (
+                    "unit_hash",
+                    models.CharField(blank=True, help_text="Keyed hash of the unit id; empty: no unit.", max_length=32),
+                ),
+                ("policy", models.JSONField()),
+                ("policy_version", models.CharField(max_length=16)),
+                ("reference", models.TextField(null=True)),
+                ("admitted_at", models.DateTimeField()),
+                ("deadline_at", models.DateTimeField()),
+                (
+                    "checkpoint",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="experiments.checkpoint"),
+                ),
+                (
+                    "phase",
+                    models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to="experiments.phase"),
+                ),
+                (
+                    "use_case",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="experiments.usecase"),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Variant',
+            name="Variant",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('key', models.SlugField(max_length=40)),
-                ('position', models.PositiveSmallIntegerField()),
-                ('is_control', models.BooleanField(default=False)),
-                ('policy', models.JSONField()),
-                ('weight', models.FloatField(help_text='Share of the units in the experiment, in (0, 1].')),
-                ('checkpoint', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='experiments.checkpoint')),
-                ('experiment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='variants', to='experiments.experiment')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("key", models.SlugField(max_length=40)),
+                ("position", models.PositiveSmallIntegerField()),
+                ("is_control", models.BooleanField(default=False)),
+                ("policy", models.JSONField()),
+                ("weight", models.FloatField(help_text="Share of the units in the experiment, in (0, 1].")),
+                (
+                    "checkpoint",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="experiments.checkpoint"),
+                ),
+                (
+                    "experiment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="variants",
+                        to="experiments.experiment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['experiment_id', 'position'],
+                "ordering": ["experiment_id", "position"],
             },
         ),
         migrations.CreateModel(
-            name='Exposure',
+            name="Exposure",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('unit_hash', models.CharField(max_length=32)),
-                ('exposed_at', models.DateTimeField()),
-                ('admission', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, to='experiments.admission')),
-                ('phase', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='experiments.phase')),
-                ('variant', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='experiments.variant')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("unit_hash", models.CharField(max_length=32)),
+                ("exposed_at", models.DateTimeField()),
+                (
+                    "admission",
+                    models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, to="experiments.admission"),
+                ),
+                (
+                    "phase",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="experiments.phase"),
+                ),
+                (
+                    "variant",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="experiments.variant"),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='admission',
-            name='variant',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='experiments.variant'),
+            model_name="admission",
+            name="variant",
+            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to="experiments.variant"),
         ),
         migrations.CreateModel(
-            name='Label',
+            name="Label",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('source', models.CharField(choices=[('reference', 'Reference')], max_length=16)),
-                ('grader', models.CharField(max_length=64)),
-                ('grader_version', models.PositiveSmallIntegerField()),
-                ('reference', models.TextField()),
-                ('correct', models.BooleanField(help_text='Empty until the completion is stored.', null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('admission', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='labels', to='experiments.admission')),
+                (
+                    "id",
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
+                ),
+                ("source", models.CharField(choices=[("reference", "Reference")], max_length=16)),
+                ("grader", models.CharField(max_length=64)),
+                ("grader_version", models.PositiveSmallIntegerField()),
+                ("reference", models.TextField()),
+                (
+                    "correct",
+                    models.BooleanField(help_text="Empty until the completion is stored.", null=True),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "admission",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="labels",
+                        to="experiments.admission",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('correct', None)), fields=['admission'], name='label_ungraded')],
-                'constraints': [models.UniqueConstraint(fields=('admission', 'source'), name='one_label_per_source')],
+                "indexes": [
+                    models.Index(condition=models.Q(("correct", None)), fields=["admission"], name="label_ungraded")
+                ],
+                "constraints": [models.UniqueConstraint(fields=("admission", "source"), name="one_label_per_source")],
             },
         ),
         migrations.AddConstraint(
-            model_name='checkpoint',
-            constraint=models.UniqueConstraint(fields=('model', 'name'), name='checkpoint_name_per_model'),
+            model_name="checkpoint",
+            constraint=models.UniqueConstraint(fields=("model", "name"), name="checkpoint_name_per_model"),
         ),
         migrations.AddConstraint(
-            model_name='phase',
-            constraint=models.UniqueConstraint(fields=('experiment', 'number'), name='phase_number_per_experiment'),
+            model_name="phase",
+            constraint=models.UniqueConstraint(fields=("experiment", "number"), name="phase_number_per_experiment"),
         ),
         migrations.AddIndex(
-            model_name='snapshot',
-            index=models.Index(fields=['phase', '-taken_at'], name='snapshot_newest'),
+            model_name="snapshot",
+            index=models.Index(fields=["phase", "-taken_at"], name="snapshot_newest"),
         ),
         migrations.AddConstraint(
-            model_name='usecase',
-            constraint=models.CheckConstraint(condition=models.Q(('margin__gt', 0), ('margin__lt', 1)), name='use_case_margin'),
+            model_name="usecase",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("margin__gt", 0), ("margin__lt", 1)), name="use_case_margin"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='usecase',
-            constraint=models.CheckConstraint(condition=models.Q(('min_saving__gt', -1), ('min_saving__lt', 1)), name='use_case_min_saving'),
+            model_name="usecase",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("min_saving__gt", -1), ("min_saving__lt", 1)), name="use_case_min_saving"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='usecase',
-            constraint=models.CheckConstraint(condition=models.Q(('deadline_seconds__gt', 0)), name='use_case_deadline'),
+            model_name="usecase",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("deadline_seconds__gt", 0)), name="use_case_deadline"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.CheckConstraint(condition=models.Q(('coverage__gte', 0), ('coverage__lte', 1)), name='experiment_coverage'),
+            model_name="experiment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("coverage__gte", 0), ("coverage__lte", 1)), name="experiment_coverage"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.CheckConstraint(condition=models.Q(('margin__gt', 0), ('margin__lt', 1)), name='experiment_margin'),
+            model_name="experiment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("margin__gt", 0), ("margin__lt", 1)), name="experiment_margin"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.CheckConstraint(condition=models.Q(('min_saving__gt', -1), ('min_saving__lt', 1)), name='experiment_min_saving'),
+            model_name="experiment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("min_saving__gt", -1), ("min_saving__lt", 1)),
+                name="experiment_min_saving",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.CheckConstraint(condition=models.Q(('alpha__gt', 0), ('alpha__lt', 1)), name='experiment_alpha'),
+            model_name="experiment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("alpha__gt", 0), ("alpha__lt", 1)), name="experiment_alpha"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='experiment',
-            constraint=models.UniqueConstraint(condition=models.Q(('state', 'running')), fields=('use_case',), name='one_running_experiment_per_use_case'),
+            model_name="experiment",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("state", "running")),
+                fields=("use_case",),
+                name="one_running_experiment_per_use_case",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='variant',
-            constraint=models.UniqueConstraint(fields=('experiment', 'key'), name='variant_key_per_experiment'),
+            model_name="variant",
+            constraint=models.UniqueConstraint(fields=("experiment", "key"), name="variant_key_per_experiment"),
         ),
         migrations.AddConstraint(
-            model_name='variant',
-            constraint=models.UniqueConstraint(fields=('experiment', 'position'), name='variant_position_per_experiment'),
+            model_name="variant",
+            constraint=models.UniqueConstraint(
+                fields=("experiment", "position"), name="variant_position_per_experiment"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='variant',
-            constraint=models.UniqueConstraint(condition=models.Q(('is_control', True)), fields=('experiment',), name='one_control_per_experiment'),
+            model_name="variant",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("is_control", True)),
+                fields=("experiment",),
+                name="one_control_per_experiment",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='variant',
-            constraint=models.CheckConstraint(condition=models.Q(('weight__gt', 0), ('weight__lte', 1)), name='variant_weight'),
+            model_name="variant",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("weight__gt", 0), ("weight__lte", 1)), name="variant_weight"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='exposure',
-            constraint=models.UniqueConstraint(fields=('phase', 'unit_hash'), name='one_exposure_per_unit_and_phase'),
+            model_name="exposure",
+            constraint=models.UniqueConstraint(fields=("phase", "unit_hash"), name="one_exposure_per_unit_and_phase"),
         ),
         migrations.AddIndex(
-            model_name='admission',
-            index=models.Index(fields=['phase', 'admitted_at'], name='admission_by_phase'),
+            model_name="admission",
+            index=models.Index(fields=["phase", "admitted_at"], name="admission_by_phase"),
         ),
     ]

@@ -43,7 +43,8 @@ class Experiment(models.Model):
         help_text="Declared maximum sample over all arms; reached without a decision, the experiment is inconclusive."
     )
     tuning_units = models.PositiveIntegerField(
-        default=5000, help_text="Units of control and treatment together at which the intervals are about tightest."
+        default=5000,
+        help_text="Units of control and treatment together at which the intervals are about tightest.",
     )
     looked_at = models.DateTimeField(null=True, blank=True)
     look_lease_until = models.DateTimeField(null=True, blank=True)

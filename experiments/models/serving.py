@@ -27,7 +27,9 @@ class ModelProfile(models.Model):
     )
     max_trial_tokens = models.PositiveIntegerField(default=32, validators=[MinValueValidator(1)])
     answer_pattern = models.CharField(
-        max_length=256, blank=True, help_text="Regular expression of the answer; empty: all text after thinking."
+        max_length=256,
+        blank=True,
+        help_text="Regular expression of the answer; empty: all text after thinking.",
     )
     grader = models.CharField(max_length=64, default="exact_match")
     max_context_tokens = models.PositiveIntegerField(validators=[MinValueValidator(1)])
@@ -76,9 +78,7 @@ class UseCase(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=models.Q(margin__gt=0, margin__lt=1), name="use_case_margin"),
-            models.CheckConstraint(
-                condition=models.Q(min_saving__gt=-1, min_saving__lt=1), name="use_case_min_saving"
-            ),
+            models.CheckConstraint(condition=models.Q(min_saving__gt=-1, min_saving__lt=1), name="use_case_min_saving"),
             models.CheckConstraint(condition=models.Q(deadline_seconds__gt=0), name="use_case_deadline"),
         ]
 

@@ -42,9 +42,7 @@ class AnswerConvergence(Policy):
     signals: ClassVar[frozenset[Signal]] = frozenset({Signal.TRIAL_ANSWER})
 
     patience: int = declare(
-        Parameter(
-            int, "How many trial answers in a row must be equal.", unit="probes", minimum=2, maximum=1000
-        ),
+        Parameter(int, "How many trial answers in a row must be equal.", unit="probes", minimum=2, maximum=1000),
         default=8,
     )
     probe_every: int = declare(PROBE_EVERY, default=64)

@@ -48,7 +48,10 @@ def policy_from_spec(spec: object) -> Policy:
 
 def policy_to_spec(policy: Policy) -> dict[str, Any]:
     """The JSON form of a policy, every parameter written out."""
-    return {"name": policy.name, "parameters": {name: getattr(policy, name) for name in parameters_of(type(policy))}}
+    return {
+        "name": policy.name,
+        "parameters": {name: getattr(policy, name) for name in parameters_of(type(policy))},
+    }
 
 
 def policy_version(policy: Policy) -> str:

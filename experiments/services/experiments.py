@@ -71,6 +71,7 @@ def create_experiment(
         salt=salt or secrets.token_hex(8),
     )
     ordered = sorted(variants, key=lambda v: not v.is_control)
+    total_weight = math.fsum(variant.weight for variant in variants)
     Variant.objects.bulk_create(
         Variant(
             experiment=experiment,
@@ -79,7 +80,8 @@ def create_experiment(
             is_control=variant.is_control,
             policy=valid_policy(variant.policy),
             checkpoint=variant.checkpoint,
-            weight=variant.weight,
+            # Written as percents they may miss 1 by a rounding; the statistics need the exact shares.
+            weight=variant.weight / total_weight,
         )
         for position, variant in enumerate(ordered)
     )
@@ -125,7 +127,8 @@ def _check_variants(use_case: UseCase, variants: Sequence[VariantSpec]) -> None:
         spec = valid_policy(variant.policy, f"variants.{variant.key}.policy")
         if variant.is_control and (spec["name"] != "full" or spec["parameters"]["max_thinking_tokens"] is not None):
             raise InvalidInput(
-                f"the control's policy must be full without a cap (the anchor), got {spec['name']}", "variants"
+                f"the control's policy must be full without a cap (the anchor), got {spec['name']}",
+                "variants",
             )
         if not 0 < variant.weight <= 1:
             raise InvalidInput(f"weight of {variant.key} must be in (0, 1], got {variant.weight:g}", "variants")
@@ -222,7 +225,12 @@ def _move(actor: str, action: str, experiment: Experiment, state: str, why: str)
     except IntegrityError as error:
         raise WrongState(f"use case {experiment.use_case.slug!r} already runs an experiment") from error
     audit.record(
-        actor, action, experiment, before=before, after={"state": state, "conclusion": experiment.conclusion}, why=why
+        actor,
+        action,
+        experiment,
+        before=before,
+        after={"state": state, "conclusion": experiment.conclusion},
+        why=why,
     )
     announce_change()
 

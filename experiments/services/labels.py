@@ -67,7 +67,7 @@ def submit_references(labels: Sequence[ReferenceLabel]) -> LabelReport:
 def label_from_admissions(admission_ids: Sequence[str]) -> None:
     """Make the labels of references that came with their requests."""
     rows = Admission.objects.filter(pk__in=admission_ids, reference__isnull=False)
-    references = dict(rows.values_list("pk", "reference"))
+    references = {pk: reference for pk, reference in rows.values_list("pk", "reference") if reference is not None}
     if references:
         _store(references, _graders(list(references)))
 

@@ -62,7 +62,8 @@ def _stage(cursor: Any, stage: str, table: str, columns: tuple[str, ...], record
     names = ", ".join(columns)
     # AS SELECT copies names and types without constraints; the rows go with the transaction.
     cursor.execute(
-        f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS AS SELECT {names} FROM {table} WITH NO DATA"
+        f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS "
+        f"AS SELECT {names} FROM {table} WITH NO DATA"
     )
     buffer = io.StringIO()
     for record in records:
@@ -74,7 +75,8 @@ def _stage(cursor: Any, stage: str, table: str, columns: tuple[str, ...], record
 def _insert(cursor: Any, stage: str, table: str, columns: tuple[str, ...]) -> list[str]:
     names = ", ".join(columns)
     cursor.execute(
-        f"INSERT INTO {table} ({names}) SELECT DISTINCT ON (id) {names} FROM {stage} ON CONFLICT DO NOTHING RETURNING id"
+        f"INSERT INTO {table} ({names}) SELECT DISTINCT ON (id) {names} FROM {stage} "
+        "ON CONFLICT DO NOTHING RETURNING id"
     )
     return [row[0] for row in cursor.fetchall()]
 

@@ -9,10 +9,13 @@ import redis
 import redis.asyncio
 from django.conf import settings
 
+# Well above every blocking read (1 s), so that a busy machine is not taken for a dead server.
+_TIMEOUT_SECONDS = 30
+
 
 def sync_redis_client() -> redis.Redis:
     """A new synchronous client; its owner closes it."""
-    return redis.Redis.from_url(settings.REDIS_URL)
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=_TIMEOUT_SECONDS)
 
 
 @cache
@@ -23,4 +26,4 @@ def sync_redis() -> redis.Redis:
 
 def async_redis() -> Any:
     """A new asynchronous client; it belongs to the running event loop and is closed by its owner."""
-    return redis.asyncio.Redis.from_url(settings.REDIS_URL)
+    return redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=_TIMEOUT_SECONDS)

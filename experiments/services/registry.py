@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -22,6 +22,7 @@ from experiments.services.errors import InvalidInput
 from experiments.services.secrets import api_key_digest
 
 _KEY_PREFIX = "ck_"
+_Row = TypeVar("_Row", bound=Model)
 
 
 @transaction.atomic
@@ -42,13 +43,9 @@ def register_model(actor: str, **fields: Any) -> ModelProfile:
 
 
 @transaction.atomic
-def register_checkpoint(
-    actor: str, model: ModelProfile, name: str, path: str, step: int | None = None
-) -> Checkpoint:
+def register_checkpoint(actor: str, model: ModelProfile, name: str, path: str, step: int | None = None) -> Checkpoint:
     """Create a checkpoint of a model, or change the one of that name."""
-    return _save(
-        actor, "register checkpoint", Checkpoint, {"model": model, "name": name}, {"path": path, "step": step}
-    )
+    return _save(actor, "register checkpoint", Checkpoint, {"model": model, "name": name}, {"path": path, "step": step})
 
 
 @transaction.atomic
@@ -120,10 +117,8 @@ def check_between(name: str, value: float | None, low: float, high: float) -> No
         raise InvalidInput(f"{name} must be a fraction between {low:g} and {high:g}, got {value:g}", name)
 
 
-def _save(
-    actor: str, action: str, table: type[Model], identity: Mapping[str, Any], fields: Mapping[str, Any]
-) -> Any:
-    row = table.objects.filter(**identity).first() or table(**identity)  # type: ignore[attr-defined]
+def _save(actor: str, action: str, table: type[_Row], identity: Mapping[str, Any], fields: Mapping[str, Any]) -> _Row:
+    row = table._default_manager.filter(**identity).first() or table(**identity)
     before = _plain(row, fields) if row.pk else None
     for name, value in fields.items():
         setattr(row, name, value)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from experiments.assignment import bucket_ranges
-from experiments.routing import Arm, KeyGrant, Route, Routing, RunningExperiment
 from experiments.models import ApiKey, Experiment, UseCase
 from experiments.policies import policy_from_spec, policy_version
+from experiments.routing import Arm, KeyGrant, Route, Routing, RunningExperiment
 
 
 def load_routing(version: int) -> Routing:

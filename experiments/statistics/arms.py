@@ -88,9 +88,7 @@ class ArmAggregates:
         self._require_tokens("tokens_without_probes", self.tokens_without_probes)
         if self.tokens_without_probes.sum_s > self.decoded_tokens.sum_s:
             bound = f"decoded_tokens.sum_s = {self.decoded_tokens.sum_s}"
-            raise ValueError(
-                self._say("tokens_without_probes.sum_s", self.tokens_without_probes.sum_s, f"<= {bound}")
-            )
+            raise ValueError(self._say("tokens_without_probes.sum_s", self.tokens_without_probes.sum_s, f"<= {bound}"))
         labelled = 0 if self.em is None else self.em.sum_n
         self._equal("em.sum_n", labelled, "labelled_completions", self.labelled_completions)
         if self.em is not None:

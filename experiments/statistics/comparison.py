@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from experiments.statistics import checks, sequential
+from experiments.statistics import sequential
 from experiments.statistics.aggregates import ClusterAggregate
 from experiments.statistics.arms import ArmAggregates
 from experiments.statistics.design import Design
@@ -167,9 +167,7 @@ def compare_tokens(
     kept = 1 - design.min_saving
     contrast_se = math.sqrt(v_treatment + kept * kept * v_control)
     one_sided = sequential.multiplier(n, tuning_n, design.alpha, one_sided=True)
-    upper = fieller_interval(
-        control.mean, v_control, treatment.mean, v_treatment, one_sided, 1 - design.alpha
-    )
+    upper = fieller_interval(control.mean, v_control, treatment.mean, v_treatment, one_sided, 1 - design.alpha)
     return TokenContrast(
         difference=Estimate(
             value=diff,
@@ -211,15 +209,12 @@ def _relative_change(control: ClusterAggregate, treatment: ClusterAggregate, des
 def _tokens_or_reason(
     control: ArmAggregates, treatment: ArmAggregates, design: Design, *, includes_probes: bool
 ) -> TokenContrast | NotEstimable:
-    pair = [
-        arm.decoded_tokens if includes_probes else arm.tokens_without_probes for arm in (control, treatment)
-    ]
+    pair = [arm.decoded_tokens if includes_probes else arm.tokens_without_probes for arm in (control, treatment)]
     reason = _too_few(control.key, pair[0]) or _too_few(treatment.key, pair[1])
     return reason or compare_tokens(pair[0], pair[1], design, includes_probes=includes_probes)
 
 
 def _too_few(key: str, aggregate: ClusterAggregate, kind: str = "") -> NotEstimable | None:
-    checks.count("units", aggregate.units)
     if aggregate.units >= 2 and aggregate.sum_n > 0:
         return None
-    return NotEstimable(f"arm {key!r} has {aggregate.units} {kind}units, at least 2 are needed")
+    return NotEstimable(f"arm {key!r} has too few {kind}units: {aggregate.units}, at least 2 are needed")

@@ -58,9 +58,7 @@ class Health:
         return tuple(check for check in self.checks if not check.passed)
 
 
-def assess(
-    srm: SequentialSRM, control: ArmAggregates, treatments: Sequence[ArmAggregates], design: Design
-) -> Health:
+def assess(srm: SequentialSRM, control: ArmAggregates, treatments: Sequence[ArmAggregates], design: Design) -> Health:
     """The health of a look: sample ratio of first exposures, label rate by arm, enforcement; bound .001 each.
 
     Args:
@@ -88,9 +86,7 @@ def _sample_ratio(srm: SequentialSRM) -> HealthCheck:
 
 def _label_rate(control: ArmAggregates, treatments: Sequence[ArmAggregates], design: Design) -> HealthCheck:
     """Bonferroni over treatments of always-valid tests that label rates are equal to the control's."""
-    rates = ", ".join(
-        f"{arm.key} {arm.labelled_completions}/{arm.completions}" for arm in (control, *treatments)
-    )
+    rates = ", ".join(f"{arm.key} {arm.labelled_completions}/{arm.completions}" for arm in (control, *treatments))
     if any(arm.completions == 0 for arm in (control, *treatments)):
         message = f"Label rates ({rates}) cannot be compared yet: an arm has no completion."
         return HealthCheck(HealthCode.LABEL_RATE, True, None, BOUND, message)

@@ -123,11 +123,10 @@ def analyse(inputs: LookInputs) -> Snapshot:
     design = inputs.design
     by_key = {arm.key: arm for arm in inputs.arms}
     control, treatments = by_key[design.control], [by_key[key] for key in design.treatments]
-    srm = (inputs.srm or SequentialSRM.start(design.weights)).advance(
-        {key: arm.exposures for key, arm in by_key.items()}
-    )
-    if srm.weights != design.weights:
-        raise ValueError(f"srm.weights must be the design's {design.weights}, got {srm.weights}")
+    last = inputs.srm or SequentialSRM.start(design.weights)
+    if last.weights != design.weights:
+        raise ValueError(f"srm.weights must be the design's {design.weights}, got {last.weights}")
+    srm = last.advance({key: arm.exposures for key, arm in by_key.items()})
     total_units = sum(arm.exposures for arm in inputs.arms)
     comparisons = tuple(compare(control, arm, design) for arm in treatments)
     state = health.assess(srm, control, treatments, design)

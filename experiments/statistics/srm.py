@@ -82,9 +82,7 @@ class SequentialSRM:
         _same_keys("counts", counts, self.weights)
         for key, value in counts.items():
             if value < self.counts[key]:
-                raise ValueError(
-                    f"counts[{key!r}] must be >= {self.counts[key]} of the last look, got {value}"
-                )
+                raise ValueError(f"counts[{key!r}] must be >= {self.counts[key]} of the last look, got {value}")
         moved = replace(self, counts=dict(counts))
         # exp(-700) is still a normal double; a smaller p-value says nothing more.
         p_now = math.exp(-min(max(moved.log_bayes_factor, 0.0), 700.0))

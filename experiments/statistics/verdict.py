@@ -117,6 +117,8 @@ class VerdictInputs:
         running = sorted(comparison.treatment for comparison in self.comparisons)
         if running != list(self.design.treatments):
             raise ValueError(f"comparisons must cover {list(self.design.treatments)}, got {running}")
+        if len(set(self.reverted)) != len(self.reverted):
+            raise ValueError(f"reverted must name each treatment once, got {list(self.reverted)}")
         again = set(self.reverted) & set(self.design.weights)
         if again:
             raise ValueError(f"reverted must not name variants of the running phase, got {sorted(again)}")
@@ -132,10 +134,7 @@ def verdict(inputs: VerdictInputs) -> Verdict:
     p_values = {comparison.treatment: comparison.p_ship for comparison in inputs.comparisons}
     adjusted = holm({**p_values, **dict.fromkeys(inputs.reverted, 1.0)})
     ending = _maximum_reached(inputs)
-    verdicts = [
-        _judge(comparison, adjusted[comparison.treatment], ending, inputs)
-        for comparison in inputs.comparisons
-    ]
+    verdicts = [_judge(comparison, adjusted[comparison.treatment], ending, inputs) for comparison in inputs.comparisons]
     verdicts += [_reverted_earlier(key) for key in inputs.reverted]
     treatments = tuple(sorted(verdicts, key=lambda item: item.treatment))
     decision = _overall({item.decision for item in treatments})

@@ -9,14 +9,15 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "curtail.settings")
 
 from django.core.asgi import get_asgi_application
 
-django_application = get_asgi_application()
+django_application: Any = get_asgi_application()
 
-from experiments.gateway.app import Gateway
-from experiments.gateway.http import Receive, Scope, Send
-from experiments.services.redis_clients import async_redis
-from experiments.services.routing import load_routing
+from experiments.gateway.app import Gateway  # noqa: E402
+from experiments.gateway.http import Receive, Scope, Send  # noqa: E402
+from experiments.services.off_thread import off_thread  # noqa: E402
+from experiments.services.redis_clients import async_redis  # noqa: E402
+from experiments.services.routing import load_routing  # noqa: E402
 
-gateway = Gateway(async_redis, load_routing)
+gateway = Gateway(async_redis, off_thread(load_routing))
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -131,7 +131,7 @@ def describe(error: OSError, home: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {where}: free some, or set CURTAIL_HOME to a folder on another disk"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        reason = error.strerror.lower()
+        reason = (error.strerror or "refused").lower()
         return f"{reason}: {where}; set CURTAIL_HOME to a folder that you may write to"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return f"{where} is in the way: CURTAIL_HOME ({home}) must be a folder"

@@ -142,9 +142,7 @@ def postgres_settings(name: str, value: str) -> dict[str, Any]:
     parts = split_url(name, value, POSTGRES_SCHEMES)
     database = unquote(parts.path.lstrip("/"))
     if not database:
-        raise EnvError(
-            f"{name} must name a database (postgresql://host/NAME), got {without_password(value)!r}"
-        )
+        raise EnvError(f"{name} must name a database (postgresql://host/NAME), got {without_password(value)!r}")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     host = options.pop("host", None) or unquote(parts.hostname or "")
     port = options.pop("port", None) or str(parts.port or "")
@@ -176,9 +174,7 @@ def redis_client_url(name: str, value: str) -> str:
     if parts.scheme in ("redis", "rediss"):
         return value
     if not parts.path.strip("/"):
-        raise EnvError(
-            f"{name} must name a socket (unix:///folder/redis.sock), got {without_password(value)!r}"
-        )
+        raise EnvError(f"{name} must name a socket (unix:///folder/redis.sock), got {without_password(value)!r}")
     query = dict(parse_qsl(parts.query))
     number = query.get("db") or query.get("virtual_host") or "0"
     return f"unix://{_userinfo(parts)}{parts.path}?db={number}"

@@ -114,9 +114,7 @@ class Supervisor:
             self.check()
             if time.monotonic() > deadline:
                 last = children.tail(child.log) or "it wrote nothing"
-                raise ProcessError(
-                    f"{child.name} was not ready after {deadline_s:g} s: {last} (log: {child.log})"
-                )
+                raise ProcessError(f"{child.name} was not ready after {deadline_s:g} s: {last} (log: {child.log})")
             time.sleep(POLL_S)
         # Ready may have been said by another process that answers at the same address.
         child.fail_if_dead()
@@ -219,9 +217,7 @@ def choose_port(requested: int | None, *, preferred: int = 8000, host: str = "12
         if not 1 <= requested <= 65_535:
             raise ServiceError(f"port must be in [1, 65535], got {requested}")
         if not port_is_free(requested, host):
-            raise ServiceError(
-                f"port {requested} on {host} is in use: stop what listens there, or choose another"
-            )
+            raise ServiceError(f"port {requested} on {host} is in use: stop what listens there, or choose another")
         return requested
     if port_is_free(preferred, host):
         return preferred

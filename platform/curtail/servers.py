@@ -48,9 +48,7 @@ def postgres(home: Path, sockets: Path, *, durable: bool) -> Iterator[None]:
     if not durable:
         argv += ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
     log.unlink(missing_ok=True)
-    process = children.spawn(
-        argv, log=log, env=_postgres_environment(), death_signal=signal.SIGINT, identity=identity
-    )
+    process = children.spawn(argv, log=log, env=_postgres_environment(), death_signal=signal.SIGINT, identity=identity)
     try:
         _wait_until_ready("PostgreSQL", process, log, lambda: _database_ready(sockets))
         yield
@@ -149,9 +147,7 @@ def _redis_ready(socket: Path) -> bool:
         connection.close()
 
 
-def _wait_until_ready(
-    name: str, process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]
-) -> None:
+def _wait_until_ready(name: str, process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_DEADLINE_S
     while not ready():
         if process.poll() is not None:

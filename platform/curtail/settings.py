@@ -120,9 +120,7 @@ CELERY_BEAT_SCHEDULE = {"looks": {"task": "workers.tasks.looks.take_looks", "sch
 
 ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minimum=1, maximum=4096)
 # Half the cores: the other half is for the event loops, the database and Redis beside the engine.
-ENGINE_THREADS = env.integer(
-    "CURTAIL_ENGINE_THREADS", max(1, (os.cpu_count() or 1) // 2), minimum=1, maximum=1024
-)
+ENGINE_THREADS = env.integer("CURTAIL_ENGINE_THREADS", max(1, (os.cpu_count() or 1) // 2), minimum=1, maximum=1024)
 
 # People, cookies, transport -----------------------------------------------------------------------
 
@@ -167,9 +165,7 @@ WHITENOISE_USE_FINDERS = True
 
 LOG_LEVEL = env.text("CURTAIL_LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
-    raise env.EnvError(
-        f"CURTAIL_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, got {LOG_LEVEL!r}"
-    )
+    raise env.EnvError(f"CURTAIL_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, got {LOG_LEVEL!r}")
 
 LOGGING = {
     "version": 1,

@@ -55,9 +55,7 @@ def health(service: str, environment: dict[str, str], port: int = 8000) -> Calla
 
     def healthy(child: Child) -> bool:
         child.fail_if_dead()
-        return (
-            subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, check=False).returncode == 0
-        )
+        return subprocess.run(argv, env=environment, cwd=ROOT, capture_output=True, check=False).returncode == 0
 
     return healthy
 
@@ -86,9 +84,7 @@ def test_http_service_starts_answers_its_health_check_and_stops(
     assert "Traceback" not in child.log.read_text()
 
 
-def test_the_health_check_of_a_service_that_is_down_fails(
-    environment: dict[str, str], supervisor: Supervisor
-) -> None:
+def test_the_health_check_of_a_service_that_is_down_fails(environment: dict[str, str], supervisor: Supervisor) -> None:
     child = supervisor.start("idle", ["sleep", "600"])
     assert health("web", environment, choose_port(None))(child) is False
     assert health("beat", environment)(child) is False
@@ -118,9 +114,7 @@ def test_beat_starts_writes_its_schedule_and_stops(
 
 @pytest.mark.django_db(transaction=True)
 def test_migrate_runs_and_ends(environment: dict[str, str]) -> None:
-    result = subprocess.run(
-        command("migrate"), env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command("migrate"), env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 

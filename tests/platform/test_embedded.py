@@ -110,9 +110,7 @@ def test_servers_listen_on_private_sockets_only_and_leave_nothing_behind(home: P
     assert not (home / "services.json").exists()
 
 
-def test_a_second_owner_is_refused_with_the_pid_of_the_first(
-    home: Path, owner: subprocess.Popen[str]
-) -> None:
+def test_a_second_owner_is_refused_with_the_pid_of_the_first(home: Path, owner: subprocess.Popen[str]) -> None:
     with (
         pytest.raises(ServiceError, match=rf"already runs from .* \(pid {owner.pid}\)") as caught,
         embedded_services(home),
@@ -132,9 +130,7 @@ def test_a_signal_to_the_whole_group_stops_everything(
     assert not (home / "run").exists()
 
 
-def test_servers_end_when_their_owner_is_killed_and_start_again(
-    home: Path, owner: subprocess.Popen[str]
-) -> None:
+def test_servers_end_when_their_owner_is_killed_and_start_again(home: Path, owner: subprocess.Popen[str]) -> None:
     owner.kill()
     owner.wait()
     with embedded_services(home, durable=False) as services:
@@ -230,9 +226,7 @@ def test_the_folder_of_the_sockets_must_be_ours(tmp_path: Path) -> None:
 
 
 def test_given_addresses_start_nothing(home: Path) -> None:
-    with embedded_services(
-        home, database_url="postgresql:///elsewhere", redis_url="redis://there"
-    ) as services:
+    with embedded_services(home, database_url="postgresql:///elsewhere", redis_url="redis://there") as services:
         assert services == Services("postgresql:///elsewhere", "redis://there")
         assert server_pids(home) == []
 

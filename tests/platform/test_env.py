@@ -53,9 +53,7 @@ def test_integer_reads_its_bounds(setting: Callable[[str], None]) -> None:
 @pytest.mark.parametrize("value", ["10", "-1", "3.5", "ten"])
 def test_integer_names_variable_value_and_bounds(setting: Callable[[str], None], value: str) -> None:
     setting(value)
-    with pytest.raises(
-        env.EnvError, match=re.escape(f"SETTING must be a whole number in [0, 9], got '{value}'")
-    ):
+    with pytest.raises(env.EnvError, match=re.escape(f"SETTING must be a whole number in [0, 9], got '{value}'")):
         env.integer("SETTING", 5, minimum=0, maximum=9)
 
 
@@ -66,9 +64,7 @@ def test_items_are_split_and_stripped(setting: Callable[[str], None]) -> None:
 
 def test_items_refuse_an_empty_item(setting: Callable[[str], None]) -> None:
     setting("a,,b")
-    with pytest.raises(
-        env.EnvError, match="SETTING must be a comma-separated list without empty items, got 'a,,b'"
-    ):
+    with pytest.raises(env.EnvError, match="SETTING must be a comma-separated list without empty items, got 'a,,b'"):
         env.items("SETTING")
 
 
@@ -93,9 +89,7 @@ def test_errors_do_not_show_the_password() -> None:
 
 
 def test_postgres_url_with_everything() -> None:
-    settings = env.postgres_settings(
-        "DATABASE_URL", "postgres://me:a%2Fb@db.example:6432/shop?sslmode=require"
-    )
+    settings = env.postgres_settings("DATABASE_URL", "postgres://me:a%2Fb@db.example:6432/shop?sslmode=require")
     assert (settings["USER"], settings["PASSWORD"]) == ("me", "a/b")
     assert (settings["HOST"], settings["PORT"], settings["NAME"]) == ("db.example", "6432", "shop")
     assert settings["OPTIONS"] == {"sslmode": "require"}

@@ -71,9 +71,7 @@ def test_the_secret_key_of_the_environment_leaves_no_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("environment", "secure"), [({}, True), ({"CURTAIL_DEBUG": "1"}, False), ({"CURTAIL_HTTPS": "0"}, False)]
 )
-def test_cookies_are_secure_unless_debugging_or_told(
-    tmp_path: Path, environment: dict[str, str], secure: bool
-) -> None:
+def test_cookies_are_secure_unless_debugging_or_told(tmp_path: Path, environment: dict[str, str], secure: bool) -> None:
     assert load("[s.SESSION_COOKIE_SECURE, s.CSRF_COOKIE_SECURE]", tmp_path, **environment) == [secure] * 2
 
 

@@ -74,9 +74,7 @@ def test_saving_p_value_and_relative_bound_decide_alike(
 
 
 @given(st.integers(2, 2_000), MEANS, st.integers(2, 2_000), MEANS, st.floats(0.1, 10))
-def test_tokens_are_equivariant_under_scaling(
-    n_c: int, mean_c: float, n_t: int, mean_t: float, scale: float
-) -> None:
+def test_tokens_are_equivariant_under_scaling(n_c: int, mean_c: float, n_t: int, mean_t: float, scale: float) -> None:
     plan = design()
     plain, scaled = (
         _tokens(
@@ -153,13 +151,13 @@ def test_an_arm_without_labels_is_not_estimable() -> None:
 
 def test_an_arm_with_one_unit_is_not_estimable() -> None:
     result = compare(arm("full"), arm("early", 1, 1), design())
-    assert result.em == NotEstimable("arm 'early' has 1 labelled units, at least 2 are needed")
-    assert result.decoded_tokens == NotEstimable("arm 'early' has 1 units, at least 2 are needed")
+    assert result.em == NotEstimable("arm 'early' has too few labelled units: 1, at least 2 are needed")
+    assert result.decoded_tokens == NotEstimable("arm 'early' has too few units: 1, at least 2 are needed")
 
 
 def test_empty_labels_are_not_estimable() -> None:
     result = compare(arm("full"), arm("early", correct=0, labelled=0), design())
-    assert result.em == NotEstimable("arm 'early' has 0 labelled units, at least 2 are needed")
+    assert result.em == NotEstimable("arm 'early' has too few labelled units: 0, at least 2 are needed")
 
 
 def test_constant_tokens_are_not_estimable() -> None:

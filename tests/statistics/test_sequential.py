@@ -65,9 +65,7 @@ def test_less_mirrors_greater(estimate: float, se: float, n: float, tuning_n: fl
 
 
 @given(ESTIMATES, ERRORS, SIZES, SIZES, ALPHAS)
-def test_interval_contains_the_estimate(
-    estimate: float, se: float, n: float, tuning_n: float, alpha: float
-) -> None:
+def test_interval_contains_the_estimate(estimate: float, se: float, n: float, tuning_n: float, alpha: float) -> None:
     assert estimate in sequential.confidence_sequence(estimate, se, n, tuning_n, alpha)
 
 

@@ -76,9 +76,7 @@ def test_a_saving_at_the_minimum_is_seldom_taken_for_more() -> None:
     for _ in range(REPLICATIONS):
         spent = rng.lognormal(7, 1, (2, ones.size)) * np.array([[1.0], [0.8]])
         control, treatment = (_looks(ones, np.rint(row).astype(np.int64)) for row in spent)
-        results = (
-            compare_tokens(a, b, PLAN, includes_probes=True) for a, b in zip(control, treatment, strict=True)
-        )
+        results = (compare_tokens(a, b, PLAN, includes_probes=True) for a, b in zip(control, treatment, strict=True))
         wrong += any(getattr(result, "p_saving", 1.0) <= 0.05 for result in results)
     assert wrong / REPLICATIONS <= _at_most(0.05)
 
@@ -87,9 +85,9 @@ def test_fieller_covers_the_relative_change_of_skewed_tokens() -> None:
     """Lognormal with sigma 1.5, 200 units an arm; nominal 95 %."""
     rng, z, runs, covered = np.random.default_rng(14), float(stats.norm.isf(0.025)), 2_000, 0
     for _ in range(runs):
-        control, treatment = rng.lognormal(7, 1.5, (2, 200))
-        moments = (control.mean(), control.var(ddof=1) / 200, 0.7 * treatment.mean())
-        interval = fieller_interval(*map(float, moments), float(0.49 * treatment.var(ddof=1) / 200), z, 0.95)
+        a, b = (ClusterAggregate.from_values(row) for row in rng.lognormal(7, 1.5, (2, 200)))
+        moments = (a.mean, a.variance_of_mean, 0.7 * b.mean, 0.49 * b.variance_of_mean)
+        interval = fieller_interval(*moments, z, 0.95)
         covered += not isinstance(interval, Interval) or -0.3 in interval
     assert covered / runs >= 0.95 - 3 * math.sqrt(0.95 * 0.05 / runs)
 

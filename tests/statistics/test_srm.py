@@ -24,9 +24,7 @@ def _run(batches: list[tuple[int, int]]) -> SequentialSRM:
 
 
 @given(BATCHES, st.randoms(use_true_random=False))
-def test_bayes_factor_does_not_depend_on_the_order_of_batches(
-    batches: list[tuple[int, int]], random: Any
-) -> None:
+def test_bayes_factor_does_not_depend_on_the_order_of_batches(batches: list[tuple[int, int]], random: Any) -> None:
     shuffled = list(batches)
     random.shuffle(shuffled)
     assert _run(shuffled).log_bayes_factor == _run(batches).log_bayes_factor

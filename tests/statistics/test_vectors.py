@@ -38,17 +38,13 @@ def _arms(inputs: dict[str, Any]) -> tuple[ClusterAggregate, ClusterAggregate]:
 
 def _relative(inputs: dict[str, Any]) -> tuple[float, float, int]:
     control, treatment = _arms(inputs)
-    se = delta_standard_error(
-        control.mean, control.variance_of_mean, treatment.mean, treatment.variance_of_mean
-    )
+    se = delta_standard_error(control.mean, control.variance_of_mean, treatment.mean, treatment.variance_of_mean)
     return treatment.mean / control.mean - 1, se, control.units + treatment.units
 
 
 def _em(inputs: dict[str, Any]) -> tuple[float, float, int]:
     """The vectors use the plain binomial variance."""
-    rates = [
-        (inputs[f"x_{arm}"] / inputs[f"n_{arm}"], inputs[f"n_{arm}"]) for arm in ("control", "treatment")
-    ]
+    rates = [(inputs[f"x_{arm}"] / inputs[f"n_{arm}"], inputs[f"n_{arm}"]) for arm in ("control", "treatment")]
     se = math.sqrt(sum(p * (1 - p) / n for p, n in rates))
     return rates[1][0] - rates[0][0], se, rates[0][1] + rates[1][1]
 
@@ -117,9 +113,7 @@ def test_agrees_with_the_vector(name: str) -> None:
     vector = VECTORS[name]
     found = COVERED[name](vector["inputs"])
     for key, expected in vector["expected"].items():
-        pairs = (
-            zip(found[key], expected, strict=True) if isinstance(expected, list) else [(found[key], expected)]
-        )
+        pairs = zip(found[key], expected, strict=True) if isinstance(expected, list) else [(found[key], expected)]
         for value, target in pairs:
             assert close(value, target, vector["tolerance"]), f"{key}: {value} against {target}"
 

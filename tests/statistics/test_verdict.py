@@ -193,6 +193,11 @@ def test_comparisons_must_cover_the_design() -> None:
         VerdictInputs(design("early", "late"), snapshot.comparisons, snapshot.health, 10)
 
 
+def test_a_treatment_is_reverted_once() -> None:
+    with pytest.raises(ValueError, match="reverted must name each treatment once"):
+        _look(FULL, GOOD, reverted=("harsh", "harsh"))
+
+
 def test_a_running_variant_cannot_be_reverted_already() -> None:
     with pytest.raises(ValueError, match=r"reverted must not name variants .* got \['early'\]"):
         _look(FULL, GOOD, reverted=("early",))

@@ -166,7 +166,8 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
-        return output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
 
     # -- sampling --------------------------------------------------------------------------------------
 

@@ -128,9 +128,7 @@ class TransformersEngine:
         device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self._path)
-            model = AutoModelForCausalLM.from_pretrained(
-                self._path, dtype=self._dtype, attn_implementation="sdpa"
-            )
+            model: Any = AutoModelForCausalLM.from_pretrained(self._path, dtype=self._dtype, attn_implementation="sdpa")
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load checkpoint {self._path!r}: {error}", code="bad_model") from error
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])

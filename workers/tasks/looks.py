@@ -12,14 +12,14 @@ from experiments.services.looks import look
 logger = logging.getLogger(__name__)
 
 
-@shared_task
+@shared_task  # type: ignore[untyped-decorator]
 def take_looks() -> None:
     """Ask for a look at each running experiment."""
     for pk in Experiment.objects.filter(state=Experiment.State.RUNNING).values_list("pk", flat=True):
         take_look.delay(pk)
 
 
-@shared_task
+@shared_task  # type: ignore[untyped-decorator]
 def take_look(experiment_id: int) -> None:
     """Look at one experiment, unless somebody else is doing so right now."""
     snapshot = look(experiment_id)

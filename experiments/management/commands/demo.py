@@ -19,7 +19,6 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         from curtail.embedded import ServiceError
-
         from demo.run import DemoError, run
 
         try:

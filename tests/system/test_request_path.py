@@ -1,0 +1,196 @@
+"""A request from the official client to the stored, graded completion."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from demo.scenario import MODEL
+from demo.tiny_reasoner.task import Problem, Split, held_out_problems
+from experiments import wire
+from experiments.models import Admission, Completion, Exposure, Label
+from experiments.services.looks import look
+from experiments.statistics.snapshot import Snapshot
+from tests.system.conftest import Installation, wait_for
+
+CONSERVATIVE = {"name": "confidence", "parameters": {"threshold": 0.95, "patience": 2, "probe_every": 32}}
+
+
+def problems(count: int) -> list[Problem]:
+    return list(held_out_problems(count, seed=3, split=Split.TUNING))
+
+
+def client(installation: Installation) -> openai.OpenAI:
+    return openai.OpenAI(api_key=installation.token, base_url=f"{installation.url}/v1", max_retries=0)
+
+
+def ask(api: openai.OpenAI, problem: Problem, **options: Any) -> Any:
+    messages = [{"role": "user", "content": problem.prompt}]
+    return api.chat.completions.create(model=MODEL, messages=messages, **options)
+
+
+def stored(request_id: str) -> Completion:
+    wait_for(lambda: Completion.objects.filter(pk=request_id).exists())
+    return Completion.objects.get(pk=request_id)
+
+
+def test_a_request_is_answered_stored_and_graded(installation: Installation) -> None:
+    problem = problems(1)[0]
+    with client(installation) as api:
+        answer = ask(api, problem, metadata={"reference": problem.answer})
+    message = answer.choices[0].message
+    assert message.reasoning.startswith("draft\n")
+    completion = stored(answer.id)
+    assert completion.outcome == "answered"
+    assert completion.text == message.content
+    assert completion.thinking == message.reasoning
+    assert completion.decoded_tokens == answer.usage.completion_tokens
+    assert answer.usage.completion_tokens_details.reasoning_tokens == completion.thinking_tokens
+    label = wait_for(lambda: Label.objects.filter(admission_id=answer.id).first())
+    assert (label.source, label.grader, label.correct) == (
+        "reference",
+        "exact_match",
+        message.content == problem.answer,
+    )
+
+
+def test_the_reference_never_reaches_the_engine(installation: Installation) -> None:
+    problem = problems(1)[0]
+    with installation.redis.monitor() as monitor, client(installation) as api:
+        answer = ask(api, problem, metadata={"reference": "the-reference-answer"})
+        installation.redis.echo("end")
+        commands = []
+        for command in monitor.listen():
+            if command["command"].startswith("ECHO"):
+                break
+            commands.append(command["command"])
+    holding = [command for command in commands if "the-reference-answer" in command]
+    assert holding
+    assert all(wire.LEDGER_STREAM in command for command in holding)
+    assert answer.choices[0].message.content
+
+
+def test_streaming_gives_the_same_text_as_not_streaming(installation: Installation) -> None:
+    problem = problems(1)[0]
+    with client(installation) as api:
+        whole = ask(api, problem).choices[0].message
+        chunks = list(ask(api, problem, stream=True, stream_options={"include_usage": True}))
+    deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
+    assert "".join(getattr(delta, "reasoning", None) or "" for delta in deltas) == whole.reasoning
+    assert "".join(delta.content or "" for delta in deltas) == whole.content
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].usage.completion_tokens == stored(chunks[-1].id).decoded_tokens
+    assert len(deltas) > 10
+
+
+def test_a_conversation_keeps_its_variant_and_is_exposed_once(installation: Installation) -> None:
+    installation.start_experiment(CONSERVATIVE)
+    problem = problems(1)[0]
+    seen = []
+    with client(installation) as api:
+        for _ in range(3):
+            raw = api.chat.completions.with_raw_response.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": problem.prompt}],
+                metadata={"conversation_id": "one"},
+            )
+            seen.append(raw.headers["x-curtail-variant"])
+            stored(raw.parse().id)
+    assert len(set(seen)) == 1
+    assert Exposure.objects.count() == 1
+    assert Admission.objects.exclude(unit_hash="").count() == 3
+    assert not Admission.objects.filter(unit_hash__contains="one").exists()
+
+
+def test_both_arms_run_and_a_look_counts_them(installation: Installation) -> None:
+    experiment = installation.start_experiment(CONSERVATIVE)
+    asked = problems(30)
+    with client(installation) as api:
+        answers = [
+            ask(api, p, metadata={"conversation_id": f"c{n}", "reference": p.answer}) for n, p in enumerate(asked)
+        ]
+    wait_for(lambda: Label.objects.exclude(correct=None).count() == 30)
+    arms = Counter(answer.curtail["variant"] for answer in answers)
+    row = look(experiment.pk)
+    assert row is not None
+    snapshot = Snapshot.from_dict(row.data)
+    assert {arm.key: arm.completions for arm in snapshot.arms} == arms
+    assert {arm.key: arm.labelled_completions for arm in snapshot.arms} == arms
+    for arm in snapshot.arms:
+        rows = Completion.objects.filter(
+            pk__in=Admission.objects.filter(variant__key=arm.key).values_list("pk", flat=True)
+        )
+        decoded = [completion.decoded_tokens for completion in rows]
+        assert arm.decoded_tokens.value == pytest.approx(sum(decoded) / len(decoded))
+    exits = {answer.curtail["exit"]["reason"] for answer in answers if answer.curtail["variant"] == "treatment"}
+    assert "confident" in exits
+
+
+def test_a_request_without_its_unit_is_served_unexposed(installation: Installation) -> None:
+    installation.start_experiment(CONSERVATIVE)
+    with client(installation) as api:
+        answer = ask(api, problems(1)[0])
+    stored(answer.id)
+    assert answer.curtail["variant"] is None
+    assert Admission.objects.get().phase is None
+    assert not Exposure.objects.exists()
+
+
+def test_a_client_that_leaves_cancels_its_decoding(installation: Installation) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": problems(1)[0].prompt}], "stream": True}
+    headers = {"authorization": f"Bearer {installation.token}"}
+    url = f"{installation.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, headers=headers, timeout=30) as response:
+        next(response.iter_lines())
+    completion = wait_for(Completion.objects.first)
+    assert completion.outcome == "cancelled"
+    assert completion.decoded_tokens < 250
+
+
+def test_nothing_is_left_in_redis_after_the_answers(installation: Installation) -> None:
+    with client(installation) as api:
+        answer = ask(api, problems(1)[0])
+    stored(answer.id)
+    stream = wire.request_stream(installation.checkpoint.pk)
+    wait_for(lambda: installation.redis.xlen(wire.LEDGER_STREAM) == 0)
+    assert installation.redis.xlen(stream) == 0
+    assert installation.redis.xpending(stream, wire.REQUEST_GROUP)["pending"] == 0
+    assert installation.gateway._replies.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "code"),
+    [
+        ({}, {}, 401, "invalid_api_key"),
+        ({"authorization": "Bearer ck_wrong"}, {}, 401, "invalid_api_key"),
+        (None, {"model": MODEL, "messages": []}, 400, "invalid_value"),
+        (None, {"model": "other", "messages": [{"role": "user", "content": "x"}]}, 404, "model_not_found"),
+        (
+            None,
+            {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "tools": []},
+            400,
+            "unsupported_parameter",
+        ),
+    ],
+)
+def test_a_refused_request_gets_openais_error_form_and_leaves_no_trace(
+    installation: Installation, headers: dict[str, str] | None, body: dict[str, Any], status: int, code: str
+) -> None:
+    if headers is None:
+        headers = {"authorization": f"Bearer {installation.token}"}
+    answer = httpx.post(f"{installation.url}/v1/chat/completions", headers=headers, content=json.dumps(body))
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error["code"] == code
+    assert error["message"]
+    assert installation.redis.xlen(wire.LEDGER_STREAM) == 0
+
+
+def test_the_models_list_names_the_served_model(installation: Installation) -> None:
+    with client(installation) as api:
+        assert [model.id for model in api.models.list()] == [MODEL]
