@@ -2,7 +2,8 @@
 
 The published FNV-1a hash, version 2 (GrowthBook SDK specification, "build your own SDK",
 hash version 2, MIT test cases): n = fnv1a32(str(fnv1a32(seed + unit))) mod 10,000 / 10,000,
-compared with ranges [lo, hi). Any SDK that follows it computes the same variant.
+compared with ranges [lo, hi). Any SDK that follows it computes the same variant for units and salts of
+ASCII characters; of others this module hashes the UTF-8 bytes, while some SDKs hash UTF-16 code units.
 """
 
 from __future__ import annotations

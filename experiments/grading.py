@@ -32,7 +32,7 @@ def extract_answer(text: str, pattern: str = "") -> str:
     Args:
         text: what the model wrote after its thinking.
         pattern: a regular expression; its first group (or the whole match) of the LAST match is the
-            answer. Empty: the whole text. No match: an empty answer.
+            answer. Empty: the whole text. No match, or none of the group: an empty answer.
     """
     if not pattern:
         return text.strip()
@@ -40,7 +40,7 @@ def extract_answer(text: str, pattern: str = "") -> str:
     if not matches:
         return ""
     last = matches[-1]
-    return (last.group(1) if last.re.groups else last.group(0)).strip()
+    return ((last.group(1) or "") if last.re.groups else last.group(0)).strip()
 
 
 def _exact_match(answer: str, reference: str) -> bool:

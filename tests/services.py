@@ -89,6 +89,4 @@ def _refuse_used_redis(url: str) -> None:
     with redis.Redis.from_url(env.redis_client_url("REDIS_URL", url)) as client:
         count = client.dbsize()
     if count:
-        raise ServiceError(
-            f"REDIS_URL names a database with {count} keys, and the tests empty it; name an empty one"
-        )
+        raise ServiceError(f"REDIS_URL names a database with {count} keys, and the tests empty it; name an empty one")

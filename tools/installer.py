@@ -38,8 +38,7 @@ FAILURES = (
         r"NewConnectionError|NameResolutionError|Failed to establish a new connection|Network is unreachable"
         r"|Temporary failure in name resolution|ConnectTimeoutError|ReadTimeoutError|ProxyError|Max retries"
         r"|Connection refused|SSLError",
-        "no network: pip cannot reach the package index; look at the connection "
-        "and at pip's proxy and index settings",
+        "no network: pip cannot reach the package index; look at the connection and at pip's proxy and index settings",
     ),
     (r"Permission denied|Errno 13", "permission denied while writing to {venv}"),
 )
@@ -116,9 +115,7 @@ def clean(root: Path) -> None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InstallError(
-                    f"Curtail runs from here (pid {file.read().strip()}); stop it first"
-                ) from None
+                raise InstallError(f"Curtail runs from here (pid {file.read().strip()}); stop it first") from None
     for name in (".venv", ".curtail", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"):
         if (root / name).exists():
             shutil.rmtree(root / name)
@@ -147,9 +144,7 @@ def _make_venv(venv: Path) -> None:
         if venv.is_symlink() or not venv.is_dir() or {entry.name for entry in venv.iterdir()} - VENV_ENTRIES:
             raise InstallError(f"{venv} is in the way and no virtual environment of ours; move it away")
         shutil.rmtree(venv)
-    result = subprocess.run(
-        [sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise InstallError(explain(result.stdout + result.stderr, venv))
 
@@ -234,9 +229,7 @@ def explain(output: str, venv: Path) -> str:
     missing = re.search(r"No matching distribution found for (\S+)", output)
     if missing:
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        return (
-            f"there is no build of {missing[1]} for Python {version} on this machine; Python 3.11 is tested"
-        )
+        return f"there is no build of {missing[1]} for Python {version} on this machine; Python 3.11 is tested"
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
     return "the installation failed: " + (errors or lines or ["nothing was printed"])[-1]

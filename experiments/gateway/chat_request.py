@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from experiments.gateway.errors import ApiError, invalid
+from experiments.grading import normalise_answer
 
 MAX_BODY_BYTES = 1 << 20
 MAX_REFERENCE_LENGTH = 10_000
@@ -66,8 +67,8 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         raise ApiError(400, "the body must be a JSON object", "invalid_json")
     if unknown := sorted(set(data) - _KNOWN):
         raise invalid(unknown[0], f"parameter {unknown[0]!r} is not supported", "unsupported_parameter")
-    if data.get("n", 1) != 1:
-        raise invalid("n", f"n must be 1, got {data['n']!r}", "unsupported_value")
+    if (n := data.get("n")) is not None and (isinstance(n, bool) or n != 1):
+        raise invalid("n", f"n must be 1, got {n!r}", "unsupported_value")
     stream = _boolean(data, "stream")
     metadata = _metadata(data)
     return ChatRequest(
@@ -124,7 +125,8 @@ def _reference(metadata: Mapping[str, str]) -> str | None:
     reference = metadata.get("reference")
     if reference is None:
         return None
-    if not reference.strip():
+    # Judged as the grader judges it: a reference that it takes for empty could never be graded.
+    if not normalise_answer(reference):
         raise invalid("metadata.reference", "metadata.reference must not be empty")
     if len(reference) > MAX_REFERENCE_LENGTH:
         raise invalid(

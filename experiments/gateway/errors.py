@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: Python itself sets an exception's traceback while it passes through context managers.
+@dataclass(eq=False)
 class ApiError(Exception):
     """A refusal or failure on /v1.
 

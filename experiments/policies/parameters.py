@@ -48,12 +48,14 @@ class Parameter:
         wanted = "an integer" if self.kind is int else "a number"
         numeric = (int,) if self.kind is int else (int, float)
         # bool is an int in Python, but `true` is no token count.
-        if isinstance(value, bool) or not isinstance(value, numeric) or not math.isfinite(value):
+        # An int is finite whatever its size (and math.isfinite cannot take a huge one).
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if isinstance(value, bool) or not isinstance(value, numeric) or infinite:
             raise ValueError(f"{name} must be {wanted}, got {value!r}")
         if self.minimum is not None and value < self.minimum:
-            raise ValueError(f"{name} must be at least {self.minimum:g}, got {value!r}")
+            raise ValueError(f"{name} must be at least {self.minimum:.9g}, got {value!r}")
         if self.maximum is not None and value > self.maximum:
-            raise ValueError(f"{name} must be at most {self.maximum:g}, got {value!r}")
+            raise ValueError(f"{name} must be at most {self.maximum:.9g}, got {value!r}")
 
     def schema(self) -> dict[str, Any]:
         """JSON schema (draft 2020-12) of one value."""
@@ -91,7 +93,12 @@ def parameters_of(cls: type) -> Mapping[str, tuple[Parameter, dataclasses.Field[
 
 
 def check_all(instance: object) -> None:
-    """Validate every declared parameter of ``instance``; the first bad one raises ValueError."""
+    """Validate every declared parameter of ``instance``; the first bad one raises ValueError.
+
+    Equal numbers get one spelling (1 and 1.0, -0.0 and 0.0), so that equal policies have equal versions.
+    """
     for name, (parameter, _) in parameters_of(type(instance)).items():
         value = getattr(instance, name)
         parameter.check(name, value)
+        if parameter.kind is float and value is not None:
+            object.__setattr__(instance, name, float(value) + 0.0)

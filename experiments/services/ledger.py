@@ -88,7 +88,17 @@ def _cell(name: str, value: Any) -> str:
     if name.endswith("_at"):
         return datetime.fromtimestamp(value, UTC).isoformat()
     if isinstance(value, dict | list):
-        # PostgreSQL's jsonb holds no NUL, escaped or not.
-        value = json.dumps(value).replace("\\u0000", "\\ufffd")
-    text = str(value).replace("\x00", "\ufffd")
+        value = json.dumps(_without_nul(value))
+    text = _without_nul(str(value))
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _without_nul(value: Any) -> Any:
+    """The value with U+FFFD for each NUL, which neither text nor jsonb of PostgreSQL holds."""
+    if isinstance(value, str):
+        return value.replace("\x00", "\ufffd")
+    if isinstance(value, dict):
+        return {_without_nul(key): _without_nul(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(item) for item in value]
+    return value

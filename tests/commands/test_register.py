@@ -1,0 +1,48 @@
+"""`manage.py register`."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from typing import Any
+
+import pytest
+import redis
+from django.core.management import CommandError, call_command
+
+from experiments.models import ApiKey, Checkpoint, ModelProfile, UseCase
+from experiments.services.secrets import api_key_digest
+
+pytestmark = pytest.mark.django_db
+
+
+def register(**options: Any) -> str:
+    output = StringIO()
+    call_command("register", "qwen", "/models/qwen", context=32768, stdout=output, **options)
+    return output.getvalue()
+
+
+def test_a_first_request_has_all_it_needs(redis_client: redis.Redis) -> None:
+    said = register(use_case="support", step_boundary="\\n\\n", model_opens_thinking=True)
+    profile = ModelProfile.objects.get(name="qwen")
+    assert profile.step_boundary == "\n\n"
+    assert not profile.template_opens_thinking
+    use_case = UseCase.objects.get(slug="support")
+    assert use_case.checkpoint == Checkpoint.objects.get(path="/models/qwen")
+    assert use_case.policy["name"] == "full"
+    found = re.search(r"ck_\S+", said)
+    assert found is not None
+    assert ApiKey.objects.get(digest=api_key_digest(found[0])).use_case == use_case
+
+
+def test_registering_again_changes_instead_of_adding(redis_client: redis.Redis) -> None:
+    register(margin=0.02)
+    register(margin=0.05)
+    assert UseCase.objects.get().margin == 0.05
+    assert ModelProfile.objects.count() == Checkpoint.objects.count() == 1
+
+
+def test_a_value_out_of_bounds_registers_nothing(redis_client: redis.Redis) -> None:
+    with pytest.raises(CommandError, match=r"margin must be a fraction between 0 and 1, got 3"):
+        register(margin=3.0)
+    assert not ModelProfile.objects.exists()
