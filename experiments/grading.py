@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 NORMALISER_VERSION = 1
+MAX_REFERENCE_LENGTH = 10_000
 _SPACE = re.compile(r"\s+")
 
 

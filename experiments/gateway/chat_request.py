@@ -10,10 +10,9 @@ from typing import Any
 import orjson
 
 from experiments.gateway.errors import ApiError, invalid
-from experiments.grading import normalise_answer
+from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 
 MAX_BODY_BYTES = 1 << 20
-MAX_REFERENCE_LENGTH = 10_000
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _KNOWN = {
     "model",
@@ -144,7 +143,7 @@ def _include_usage(data: Mapping[str, Any], stream: bool) -> bool:
         raise invalid("stream_options", "stream_options is only allowed when stream is true")
     if not isinstance(options, dict) or set(options) - {"include_usage"}:
         raise invalid("stream_options", "stream_options must be an object with include_usage")
-    return _boolean(options, "include_usage")
+    return _boolean(options, "include_usage", within="stream_options.")
 
 
 def _max_tokens(data: Mapping[str, Any]) -> int | None:
@@ -160,12 +159,12 @@ def _top_p(data: Mapping[str, Any]) -> float:
     return 1.0 if top_p is None else top_p
 
 
-def _boolean(data: Mapping[str, Any], name: str) -> bool:
+def _boolean(data: Mapping[str, Any], name: str, within: str = "") -> bool:
     value = data.get(name)
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise invalid(name, f"{name} must be true or false, got {value!r}")
+        raise invalid(within + name, f"{within}{name} must be true or false, got {value!r}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from experiments.services.errors import InvalidInput, WrongState
 from experiments.services.registry import check_between, valid_policy
 
 State = Experiment.State
+MAX_NAME_LENGTH = 120
+MAX_UNITS = 2_147_483_647  # PostgreSQL's integer
+_VARIANT_KEY = re.compile(r"[-a-zA-Z0-9_]{1,40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +105,29 @@ def _check_design(
 ) -> None:
     if not name.strip():
         raise InvalidInput("name must not be empty", "name")
+    if len(name.strip()) > MAX_NAME_LENGTH:
+        raise InvalidInput(f"name must have at most {MAX_NAME_LENGTH} characters, got {len(name.strip())}", "name")
     if unit not in Experiment.Unit.values:
         raise InvalidInput(f"unit must be one of {', '.join(Experiment.Unit.values)}, got {unit!r}", "unit")
     check_between("margin", margin, 0.0, 1.0)
     check_between("min_saving", min_saving, -1.0, 1.0)
     check_between("alpha", alpha, 0.0, 0.5)
     if not 0 <= coverage <= 1:
-        raise InvalidInput(f"coverage must be from 0 to 1, got {coverage:g}", "coverage")
-    if tuning_units < 2:
-        raise InvalidInput(f"tuning_units must be at least 2, got {tuning_units}", "tuning_units")
-    if maximum_units < 2:
-        raise InvalidInput(f"maximum_units must be at least 2, got {maximum_units}", "maximum_units")
+        raise InvalidInput(f"coverage must be from 0 to 1, got {coverage!r}", "coverage")
+    for field, units in (("tuning_units", tuning_units), ("maximum_units", maximum_units)):
+        if not 2 <= units <= MAX_UNITS:
+            raise InvalidInput(f"{field} must be from 2 to {MAX_UNITS}, got {units}", field)
 
 
 def _check_variants(use_case: UseCase, variants: Sequence[VariantSpec]) -> None:
     if len(variants) < 2:
         raise InvalidInput(f"variants must be at least 2, got {len(variants)}", "variants")
     keys = [variant.key for variant in variants]
-    if len(set(keys)) < len(keys) or not all(keys):
-        raise InvalidInput(f"variant keys must be different and not empty, got {keys}", "variants")
+    if len(set(keys)) < len(keys):
+        raise InvalidInput(f"variant keys must be different, got {keys}", "variants")
+    # Keys travel in response headers and address the arms in pages and API.
+    if bad := [key for key in keys if not _VARIANT_KEY.fullmatch(key)]:
+        raise InvalidInput(f"variant keys must be 1 to 40 letters, digits, - and _, got {bad[0]!r}", "variants")
     controls = [variant for variant in variants if variant.is_control]
     if len(controls) != 1:
         raise InvalidInput(f"exactly one variant must be the control, got {len(controls)}", "variants")
@@ -131,7 +139,7 @@ def _check_variants(use_case: UseCase, variants: Sequence[VariantSpec]) -> None:
                 "variants",
             )
         if not 0 < variant.weight <= 1:
-            raise InvalidInput(f"weight of {variant.key} must be in (0, 1], got {variant.weight:g}", "variants")
+            raise InvalidInput(f"weight of {variant.key} must be in (0, 1], got {variant.weight!r}", "variants")
         if variant.checkpoint.model_id != use_case.checkpoint.model_id:
             raise InvalidInput(
                 f"checkpoint of {variant.key} must belong to model {use_case.checkpoint.model}, "
@@ -198,14 +206,20 @@ def stop(actor: str, experiment: Experiment, conclusion: str, why: str = "", shi
     if ship is not None:
         if ship.experiment_id != experiment.pk:
             raise InvalidInput(f"variant {ship.key} belongs to another experiment", "ship")
-        use_case = experiment.use_case
-        use_case.policy, use_case.checkpoint = ship.policy, ship.checkpoint
-        use_case.save(update_fields=["policy", "checkpoint"])
+        _put_in_force(actor, experiment.use_case, ship, why)
     experiment.conclusion = conclusion
     experiment.stopped_at = timezone.now()
     _move(actor, f"stop: {conclusion}", experiment, State.STOPPED, why)
     _close_phase(experiment)
     return experiment
+
+
+def _put_in_force(actor: str, use_case: UseCase, variant: Variant, why: str) -> None:
+    before = {"policy": use_case.policy, "checkpoint": use_case.checkpoint_id}
+    use_case.policy, use_case.checkpoint = variant.policy, variant.checkpoint
+    use_case.save(update_fields=["policy", "checkpoint"])
+    after = {"policy": variant.policy, "checkpoint": variant.checkpoint_id}
+    audit.record(actor, "ship", use_case, before=before, after=after, why=why)
 
 
 def _locked(experiment: Experiment, *allowed: str) -> Experiment:

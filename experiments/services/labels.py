@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
-from experiments.grading import Grader, grader_by_name, normalise_answer
+from experiments.grading import MAX_REFERENCE_LENGTH, Grader, grader_by_name, normalise_answer
 from experiments.models import Admission, Completion, Label
 from experiments.services.errors import InvalidInput
 
-MAX_REFERENCE_LENGTH = 10_000
+_GRADING_LOCK = 0x63757274  # any number of our own
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,9 @@ def submit_references(labels: Sequence[ReferenceLabel]) -> LabelReport:
         InvalidInput: an empty reference or an unknown completion; nothing is stored.
     """
     for number, label in enumerate(labels, 1):
+        for field, text in (("completion_id", label.completion_id), ("reference", label.reference)):
+            if "\x00" in text:
+                raise InvalidInput(f"labels[{number}].{field} must not hold the character NUL (U+0000)", field)
         if not normalise_answer(label.reference):
             raise InvalidInput(f"labels[{number}].reference must not be empty, got {label.reference!r}", "reference")
         if len(label.reference) > MAX_REFERENCE_LENGTH:
@@ -53,6 +56,7 @@ def submit_references(labels: Sequence[ReferenceLabel]) -> LabelReport:
                 "reference",
             )
     latest = {label.completion_id: label.reference for label in labels}
+    hold_grading_lock()
     graders = _graders(list(latest))
     if unknown := [i for i in latest if i not in graders]:
         raise InvalidInput(
@@ -62,6 +66,16 @@ def submit_references(labels: Sequence[ReferenceLabel]) -> LabelReport:
         )
     _store(latest, graders)
     return LabelReport(len(latest), grade_stored(list(latest)))
+
+
+def hold_grading_lock() -> None:
+    """Wait until no other transaction stores labels or completions; held until this one ends.
+
+    Otherwise a label and its completion, stored at the same time, would not see each other, and the label
+    would stay ungraded. Take it before labels are stored, and read completions after.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_GRADING_LOCK])
 
 
 def label_from_admissions(admission_ids: Sequence[str]) -> None:

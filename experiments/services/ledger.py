@@ -17,7 +17,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from experiments.models import Admission, Completion
-from experiments.services.labels import grade_stored, label_from_admissions
+from experiments.services.labels import grade_stored, hold_grading_lock, label_from_admissions
 from experiments.wire import AdmissionRecord, CompletionRecord
 
 _ADMISSION_COLUMNS = tuple(field.name for field in dataclasses.fields(AdmissionRecord))
@@ -52,6 +52,7 @@ def ingest(admissions: Sequence[AdmissionRecord], completions: Sequence[Completi
         admitted = _insert(cursor, "stage_admission", Admission._meta.db_table, _ADMISSION_COLUMNS)
         cursor.execute(_EXPOSE)
         completed = _insert(cursor, "stage_completion", Completion._meta.db_table, _COMPLETION_COLUMNS)
+        hold_grading_lock()
         label_from_admissions(admitted)
         # Either side may come first: completions of labels that were waiting, labels of admissions just read.
         grade_stored([*admitted, *completed])
@@ -89,7 +90,7 @@ def _cell(name: str, value: Any) -> str:
         return datetime.fromtimestamp(value, UTC).isoformat()
     if isinstance(value, dict | list):
         value = json.dumps(_without_nul(value))
-    text = _without_nul(str(value))
+    text = str(_without_nul(str(value)))
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 

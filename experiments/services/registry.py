@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from experiments.services.errors import InvalidInput
 from experiments.services.secrets import api_key_digest
 
 _KEY_PREFIX = "ck_"
+MAX_DEADLINE_SECONDS = 86_400
 _Row = TypeVar("_Row", bound=Model)
 
 
@@ -37,7 +39,7 @@ def register_model(actor: str, **fields: Any) -> ModelProfile:
         re.compile(fields.get("answer_pattern", ""))
     except ValueError as error:
         raise InvalidInput(str(error), "grader") from error
-    except re.error as error:
+    except (re.error, OverflowError) as error:
         raise InvalidInput(f"answer_pattern is no regular expression: {error}", "answer_pattern") from error
     return _save(actor, "register model", ModelProfile, {"name": fields.pop("name")}, fields)
 
@@ -63,6 +65,12 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
     """
     for name, low, high in (("margin", 0.0, 1.0), ("min_saving", -1.0, 1.0)):
         check_between(name, fields.get(name), low, high)
+    deadline = fields.get("deadline_seconds")
+    if deadline is not None and not 0 < deadline <= MAX_DEADLINE_SECONDS:
+        raise InvalidInput(
+            f"deadline_seconds must be above 0 and at most {MAX_DEADLINE_SECONDS}, got {deadline!r}",
+            "deadline_seconds",
+        )
     fields["policy"] = valid_policy(policy)
     return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
 
@@ -121,6 +129,9 @@ def _save(actor: str, action: str, table: type[_Row], identity: Mapping[str, Any
     row = table._default_manager.filter(**identity).first() or table(**identity)
     before = _plain(row, fields) if row.pk else None
     for name, value in fields.items():
+        # Django's bounds let NaN pass: it is neither above nor below them.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInput(f"{name} must be a finite number, got {value!r}", name)
         setattr(row, name, value)
     try:
         row.full_clean()

@@ -117,10 +117,12 @@ class Sequence:
             # The token at the probe point is cached only now. What was sampled after it is kept for
             # the case that thinking goes on.
             self._probe_due = False
-            self._held = token
-            self._branch = _Branch(pending=[*self._vocabulary.close_ids, *self._vocabulary.suffix_ids])
-        else:
-            self._accept(token)
+            opening = [*self._vocabulary.close_ids, *self._vocabulary.suffix_ids]
+            if self._room(len(opening) - 1):
+                self._held = token
+                self._branch = _Branch(pending=opening)
+                return
+        self._accept(token)
 
     def cancel(self) -> None:
         """End here; what was decoded counts."""
@@ -156,7 +158,9 @@ class Sequence:
         self._observe(branch, complete=ended)
 
     def _observe(self, branch: _Branch, *, complete: bool) -> None:
-        text = self._vocabulary.decode(self._vocabulary.suffix_ids + tuple(branch.tokens))
+        # The pattern may need the suffix, but a suffix with nothing after it is no answer.
+        said = self._vocabulary.decode(branch.tokens).strip()
+        text = self._vocabulary.decode(self._vocabulary.suffix_ids + tuple(branch.tokens)) if said else ""
         trial = TrialAnswer(
             text=extract_answer(text, self._profile.answer_pattern),
             token_logprobs=tuple(branch.logprobs),
@@ -183,11 +187,11 @@ class Sequence:
             self._finish(FinishReason.LENGTH)
 
     def _accept_opening(self, token: int) -> None:
+        self._thinking += 1
         self._unrendered.append(token)
         if token in self._vocabulary.end_ids:
             self._begin_answer_unopened()
         elif self._ends_with(self._vocabulary.open_ids):
-            self._thinking += len(self._unrendered)
             self._unrendered = []
             self._stage = _Stage.THINKING
         else:
@@ -198,6 +202,7 @@ class Sequence:
     def _begin_answer_unopened(self) -> None:
         """The model answers without thinking: all it wrote so far is answer."""
         self._stage = _Stage.ANSWERING
+        self._thinking = 0
         tokens, self._unrendered = self._unrendered, []
         for token in tokens:
             self._accept_answer(token)
@@ -212,8 +217,9 @@ class Sequence:
             self._end_thinking(Exit(ExitReason.END_OF_THINKING, self._thinking), self._thinking)
             return
         self._unrendered.append(token)
+        rendered = len(self._thinking_text)
         self._render_thinking()
-        step = self._run.after_token(self._thinking, self._at_boundary())
+        step = self._run.after_token(self._thinking, self._at_boundary(rendered))
         if isinstance(step, Exit):
             self._force_close(step)
         else:
@@ -227,6 +233,9 @@ class Sequence:
         self._emit(DeltaKind.ANSWER, self._text_stream.push(token))
 
     def _force_close(self, decision: Exit) -> None:
+        if self._is_too_long(len(self._vocabulary.close_ids) - 1):
+            self._finish(FinishReason.LENGTH)  # the request's own limit leaves no room for the end tag
+            return
         self._flush_thinking()
         self._tokens.extend(self._vocabulary.close_ids)
         self._overrun += len(self._vocabulary.close_ids)
@@ -282,14 +291,22 @@ class Sequence:
         if self.request.stream:
             self.deltas.append(Delta(kind, text))
 
-    def _at_boundary(self) -> bool:
+    def _at_boundary(self, rendered: int) -> bool:
+        """Whether the last token ends a step; ``rendered`` is the length of the thinking text before it."""
         boundary = self._profile.step_boundary
-        return not boundary or self._thinking_text.endswith(boundary)
+        if not boundary:
+            return True
+        # A token whose text is still held back stands behind the boundary that the text ends with.
+        is_shown = len(self._thinking_text) > rendered and not self._unrendered
+        return is_shown and self._thinking_text.endswith(boundary)
 
     def _room(self, extra: int) -> bool:
         return self.cached + extra < self._profile.max_context_tokens
 
-    def _is_too_long(self) -> bool:
+    def _is_too_long(self, ahead: int = 0) -> bool:
+        """Whether a limit is reached, once ``ahead`` more tokens have come."""
         limit = self.request.sampling.max_tokens
-        decoded = len(self._tokens) - self._prompt_length
-        return (limit is not None and decoded >= limit) or len(self._tokens) >= self._profile.max_context_tokens
+        length = len(self._tokens) + ahead
+        return (limit is not None and length - self._prompt_length >= limit) or (
+            length >= self._profile.max_context_tokens
+        )

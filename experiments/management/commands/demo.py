@@ -19,7 +19,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         from curtail.embedded import ServiceError
-        from demo.run import DemoError, run
+        from demo.errors import DemoError
+        from demo.run import run
 
         try:
             run(port=options["port"], keep_serving=not options["exit"])

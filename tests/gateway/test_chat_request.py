@@ -1,0 +1,324 @@
+"""The body of POST /v1/chat/completions: what is taken, what is refused, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.gateway.chat_request import ChatRequest, parse_chat_request
+from experiments.gateway.errors import ApiError
+from experiments.grading import MAX_REFERENCE_LENGTH
+
+SECRET = "the-reference-7f3a"
+USER = {"role": "user", "content": "2+2"}
+
+
+def parse(**fields: Any) -> ChatRequest:
+    """Parse a small valid body with these fields on top."""
+    return parse_chat_request(orjson.dumps({"model": "tiny", "messages": [USER], **fields}))
+
+
+def refusal(body: bytes) -> dict[str, Any]:
+    """The error object of a refused body."""
+    with pytest.raises(ApiError) as caught:
+        parse_chat_request(body)
+    assert caught.value.status == 400
+    error = caught.value.body()["error"]
+    assert error["type"] == "invalid_request_error"
+    return dict(error)
+
+
+def refused(**fields: Any) -> dict[str, Any]:
+    return refusal(orjson.dumps({"model": "tiny", "messages": [USER], **fields}))
+
+
+def test_the_smallest_request_gets_the_defaults() -> None:
+    assert parse() == ChatRequest(
+        model="tiny",
+        messages=[USER],
+        stream=False,
+        include_usage=False,
+        temperature=None,
+        top_p=1.0,
+        seed=None,
+        max_tokens=None,
+        user=None,
+        conversation=None,
+        reference=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("stream", True, "stream", True),
+        ("temperature", 0, "temperature", 0.0),
+        ("temperature", 2, "temperature", 2.0),
+        ("top_p", 0.9, "top_p", 0.9),
+        ("top_p", 1, "top_p", 1.0),
+        ("seed", -(2**63), "seed", -(2**63)),
+        ("seed", 2**63 - 1, "seed", 2**63 - 1),
+        ("max_tokens", 1, "max_tokens", 1),
+        ("max_completion_tokens", 10**9, "max_tokens", 10**9),
+        ("user", "u-1", "user", "u-1"),
+        ("metadata", {"conversation_id": "c-1"}, "conversation", "c-1"),
+        ("metadata", {"reference": " 4 "}, "reference", " 4 "),
+        ("metadata", {"reference": "x" * MAX_REFERENCE_LENGTH}, "reference", "x" * MAX_REFERENCE_LENGTH),
+        ("metadata", {"team": "ours"}, "reference", None),
+    ],
+)
+def test_an_accepted_parameter_reaches_its_field(name: str, value: object, field: str, expected: object) -> None:
+    assert getattr(parse(**{name: value}), field) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "seed",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "user",
+        "metadata",
+    ],
+)
+def test_null_means_not_given(name: str) -> None:
+    assert parse(**{name: None}) == parse()
+
+
+def test_n_of_one_is_accepted() -> None:
+    assert parse(n=1) == parse()
+
+
+def test_max_completion_tokens_comes_before_the_older_name() -> None:
+    assert parse(max_tokens=5, max_completion_tokens=9).max_tokens == 9
+
+
+def test_usage_is_included_on_demand_when_streaming() -> None:
+    assert parse(stream=True, stream_options={"include_usage": True}).include_usage
+    assert not parse(stream=True, stream_options={}).include_usage
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
+def test_every_role_is_taken(role: str) -> None:
+    assert parse(messages=[{"role": role, "content": "x"}]).messages == [{"role": role, "content": "x"}]
+
+
+def test_text_parts_are_joined() -> None:
+    parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2"}]
+    assert parse(messages=[{"role": "user", "content": parts}]).messages == [USER]
+
+
+def test_only_role_and_content_of_a_message_go_on() -> None:
+    message = {**USER, "name": "ada", "reference": SECRET}
+    assert parse(messages=[message]).messages == [USER]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code", "message"),
+    [
+        ({"model": None}, "model", "invalid_value", "model must be text, got None"),
+        ({"model": ""}, "model", "invalid_value", "model must be text, got ''"),
+        ({"model": 3}, "model", "invalid_value", "model must be text, got 3"),
+        ({"messages": None}, "messages", "invalid_value", "messages must be a list of at least one message"),
+        ({"messages": []}, "messages", "invalid_value", "messages must be a list of at least one message"),
+        ({"messages": [USER, "hi"]}, "messages[1]", "invalid_value", "messages[1] must be an object"),
+        (
+            {"messages": [{"role": "robot", "content": "x"}]},
+            "messages[0].role",
+            "invalid_value",
+            "messages[0].role must be one of system, developer, user, assistant, tool, got 'robot'",
+        ),
+        (
+            {"messages": [{"role": ["user"], "content": "x"}]},
+            "messages[0].role",
+            "invalid_value",
+            "messages[0].role must be one of system, developer, user, assistant, tool, got ['user']",
+        ),
+        (
+            {"messages": [{"role": "user"}]},
+            "messages[0].content",
+            "invalid_value",
+            "messages[0].content must be text or a list of text parts",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[0].content",
+            "invalid_value",
+            "messages[0].content must hold text parts only",
+        ),
+        ({"stream": "yes"}, "stream", "invalid_value", "stream must be true or false, got 'yes'"),
+        ({"stream": 1}, "stream", "invalid_value", "stream must be true or false, got 1"),
+        (
+            {"stream_options": {"include_usage": True}},
+            "stream_options",
+            "invalid_value",
+            "stream_options is only allowed when stream is true",
+        ),
+        (
+            {"stream": True, "stream_options": {"chunk": 3}},
+            "stream_options",
+            "invalid_value",
+            "stream_options must be an object with include_usage",
+        ),
+        (
+            {"stream": True, "stream_options": {"include_usage": 1}},
+            "stream_options.include_usage",
+            "invalid_value",
+            "stream_options.include_usage must be true or false, got 1",
+        ),
+        ({"temperature": -0.1}, "temperature", "invalid_value", "temperature must be from 0 to 2, got -0.1"),
+        ({"temperature": 2.1}, "temperature", "invalid_value", "temperature must be from 0 to 2, got 2.1"),
+        ({"temperature": "hot"}, "temperature", "invalid_value", "temperature must be a number, got 'hot'"),
+        ({"temperature": True}, "temperature", "invalid_value", "temperature must be a number, got True"),
+        ({"top_p": 0}, "top_p", "invalid_value", "top_p must be above 0, got 0"),
+        ({"top_p": 1.5}, "top_p", "invalid_value", "top_p must be from 0 to 1, got 1.5"),
+        ({"seed": 1.5}, "seed", "invalid_value", "seed must be an integer, got 1.5"),
+        ({"seed": False}, "seed", "invalid_value", "seed must be an integer, got False"),
+        (
+            {"seed": 2**63},
+            "seed",
+            "invalid_value",
+            f"seed must be from {-(2**63)} to {2**63 - 1}, got {2**63}",
+        ),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value", "max_tokens must be from 1 to 1000000000, got 0"),
+        ({"max_tokens": 2.0}, "max_tokens", "invalid_value", "max_tokens must be an integer, got 2.0"),
+        (
+            {"max_completion_tokens": -1},
+            "max_completion_tokens",
+            "invalid_value",
+            "max_completion_tokens must be from 1 to 1000000000, got -1",
+        ),
+        (
+            {"max_completion_tokens": 5, "max_tokens": "many"},
+            "max_tokens",
+            "invalid_value",
+            "max_tokens must be an integer, got 'many'",
+        ),
+        ({"n": 2}, "n", "unsupported_value", "n must be 1, got 2"),
+        ({"n": True}, "n", "unsupported_value", "n must be 1, got True"),
+        ({"n": "1"}, "n", "unsupported_value", "n must be 1, got '1'"),
+        ({"user": 5}, "user", "invalid_value", "user must be text, got 5"),
+        ({"metadata": []}, "metadata", "invalid_value", "metadata must be an object whose values are text"),
+        ({"metadata": {"a": 1}}, "metadata", "invalid_value", "metadata must be an object whose values are text"),
+        (
+            {"metadata": {"reference": "  "}},
+            "metadata.reference",
+            "invalid_value",
+            "metadata.reference must not be empty",
+        ),
+        (
+            {"metadata": {"reference": "x" * (MAX_REFERENCE_LENGTH + 1)}},
+            "metadata.reference",
+            "invalid_value",
+            f"metadata.reference must have at most {MAX_REFERENCE_LENGTH} characters, got {MAX_REFERENCE_LENGTH + 1}",
+        ),
+        ({"tools": []}, "tools", "unsupported_parameter", "parameter 'tools' is not supported"),
+        ({"reference": "4"}, "reference", "unsupported_parameter", "parameter 'reference' is not supported"),
+        (
+            {"stop": None, "logprobs": True},
+            "logprobs",
+            "unsupported_parameter",
+            "parameter 'logprobs' is not supported",
+        ),
+    ],
+)
+def test_a_refusal_names_parameter_value_and_bound(fields: dict[str, Any], param: str, code: str, message: str) -> None:
+    error = refused(**fields)
+    assert (error["param"], error["code"], error["message"]) == (param, code, message)
+
+
+@pytest.mark.parametrize("reference", [".", "\u2024", " . "])
+def test_a_reference_that_its_grader_takes_for_empty_is_refused(reference: str) -> None:
+    """It could never be graded: admitted, it would hold up its batch of the ledger."""
+    assert refused(metadata={"reference": reference})["param"] == "metadata.reference"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"user": "\\ud800"}', b'{"seed": 1e999}', b"NaN"]
+)
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    error = refusal(body)
+    assert (error["code"], error["param"]) == ("invalid_json", None)
+    assert error["message"].startswith("the body is no JSON: ")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b'"text"', b"null"])
+def test_a_body_must_be_an_object(body: bytes) -> None:
+    assert refusal(body) == {
+        "message": "the body must be a JSON object",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_json",
+    }
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 9},
+        {"messages": []},
+        {"user": 3},
+        {"tools": []},
+        {"metadata": {"reference": SECRET, "other": 3}},
+        {"metadata": {"reference": SECRET * MAX_REFERENCE_LENGTH}},
+        {"metadata": {"reference": [SECRET]}},
+        {"metadata": [SECRET]},
+    ],
+)
+def test_no_message_repeats_the_reference(fields: dict[str, Any]) -> None:
+    error = refused(**{"metadata": {"reference": SECRET}, **fields})
+    assert SECRET not in error["message"]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_keeps_itself_on_its_way_through_a_context_manager(status: int) -> None:
+    @contextmanager
+    def something_held() -> Iterator[None]:
+        yield
+
+    with pytest.raises(ApiError) as caught, something_held():
+        raise ApiError(status, "no", "code")
+    assert caught.value.body()["error"]["type"] == ("invalid_request_error" if status == 400 else "server_error")
+
+
+plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
+anything = st.recursive(
+    plain,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+message = st.fixed_dictionaries({}, optional={"role": st.just("user") | anything, "content": st.text() | anything})
+NAMES = ("model", "stream", "stream_options", "temperature", "top_p", "seed", "max_tokens", "n", "user", "tools")
+bodies = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(NAMES, anything)
+    | {
+        "messages": st.lists(message, max_size=2) | anything,
+        "metadata": st.dictionaries(st.sampled_from(["reference", "conversation_id"]), st.text(max_size=4)) | anything,
+    },
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(bodies | anything)
+def test_any_json_is_parsed_or_refused_in_order(body: object) -> None:
+    with suppress(ApiError):
+        parse_chat_request(orjson.dumps(body))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=40))
+def test_any_bytes_are_refused_in_order(body: bytes) -> None:
+    with pytest.raises(ApiError):
+        parse_chat_request(body)
