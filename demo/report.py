@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from demo.errors import DemoError
 from demo.measured import Observed, compare_with_published, read_measurements
 from demo.scenario import MODEL
 from demo.seed import Seeded, SeededExperiment
@@ -21,8 +22,6 @@ _COLOURS = {"ship": "bold green", "revert": "bold red"}
 
 def check_admitted_equals_stored(demo: SeededExperiment, sent: frozenset[str]) -> None:
     """Raise DemoError unless the stored completions are exactly the admitted and answered requests."""
-    from demo.run import DemoError
-
     admitted = set(Admission.objects.filter(phase__experiment=demo.experiment).values_list("pk", flat=True))
     stored = set(Completion.objects.filter(pk__in=admitted | sent).values_list("pk", flat=True))
     if not sent == admitted == stored:
@@ -70,8 +69,6 @@ def check_published(console: Console, demos: Sequence[SeededExperiment]) -> None
     Raises:
         DemoError: they do not.
     """
-    from demo.run import DemoError
-
     agreement = compare_with_published([arm for demo in demos for arm in _observed(demo)], read_measurements())
     said = (
         f"{agreement.tests} two-sided tests against the table in demo/README.md: smallest p {agreement.smallest_p:.2g} "

@@ -11,13 +11,10 @@ from rich.console import Console
 
 from curtail.processes import Supervisor
 from curtail.single_machine import Running, stack
+from demo.errors import DemoError
 
 STORED_WITHIN_SECONDS = 60.0
 LOOK_WITHIN_SECONDS = 60.0
-
-
-class DemoError(Exception):
-    """The demo did not do what it is there to show; the message is one line."""
 
 
 def run(*, port: int | None, keep_serving: bool) -> None:

@@ -45,6 +45,9 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     early_config.stash[_GIVEN] = {name: os.environ[name] for name in _NAMES if os.environ.get(name)}
     own = embedded_addresses(socket_folder(home))
     os.environ["CURTAIL_HOME"] = str(home)
+    # Tensors here are tiny: threads that wait for each other at every operation, on cores that servers and a
+    # browser also use, make the tests many times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("DATABASE_URL", own.database_url)
     os.environ.setdefault("REDIS_URL", own.redis_url)
     # A terminated run must stop its servers as an interrupted one does.
