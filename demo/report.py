@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,22 +35,13 @@ def print_results(console: Console, demo: SeededExperiment) -> None:
     assert row is not None
     snapshot = Snapshot.from_dict(row.data)
     design = snapshot.design
-    table = Table(
-        title=f"\n{demo.scenario.name}: {snapshot.total_units} units, "
-        f"margin {_points(design.margin)}, saving wanted {design.min_saving:.0%}",
-        title_justify="left",
+    console.print(
+        f"\n[bold]{demo.scenario.name}[/bold]: {snapshot.total_units} units, margin {_points(design.margin)}, "
+        f"{_saving(design.min_saving)}"
     )
-    for name in (
-        "arm",
-        "requests",
-        "EM",
-        "EM difference",
-        "decoded tokens",
-        "change",
-        "without probes",
-        "verdict",
-    ):
-        table.add_column(name, justify="left" if name in ("arm", "verdict") else "right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    for name in ("arm", "n", "EM, %", "difference", "tokens", "change, %", "no probes", "verdict"):
+        table.add_column(name, justify="left" if name in ("arm", "verdict") else "right", no_wrap=True)
     comparisons = {comparison.treatment: comparison for comparison in snapshot.comparisons}
     decisions = {decision.treatment: decision for decision in snapshot.verdict.treatments}
     for arm in snapshot.arms:
@@ -60,7 +52,10 @@ def print_results(console: Console, demo: SeededExperiment) -> None:
     console.print(table)
     for decision in snapshot.verdict.treatments:
         console.print(f"  [bold]{decision.treatment}[/bold]: " + " ".join(r.message for r in decision.reasons))
-    console.print(f"  [dim]intervals: {design.level:.0%}, anytime-valid; health: {_health(snapshot)}[/dim]")
+    console.print(
+        f"  [dim]Below each figure its {design.level:.0%} interval: anytime-valid for difference and change. "
+        f"{_health(snapshot)}[/dim]"
+    )
 
 
 def check_published(console: Console, demos: Sequence[SeededExperiment]) -> None:
@@ -110,29 +105,35 @@ def print_access(console: Console, address: str, seeded: Seeded) -> None:
 
 
 def _cells(arm: ArmSummary, comparison: Comparison | None) -> tuple[str, ...]:
-    cells = (arm.key, str(arm.completions), _estimate(arm.em, 100, "%"))
+    cells = (arm.key, str(arm.completions), _estimate(arm.em, 100))
     if comparison is None:
-        return (*cells, "", _estimate(arm.decoded_tokens, 1, ""), "", "")
+        return (*cells, "", _estimate(arm.decoded_tokens, 1), "", "")
     return (
         *cells,
-        _contrast(comparison.em, "difference", ""),
-        _estimate(arm.decoded_tokens, 1, ""),
-        _contrast(comparison.decoded_tokens, "relative_change", "%"),
-        _contrast(comparison.tokens_without_probes, "relative_change", "%"),
+        _contrast(comparison.em, "difference"),
+        _estimate(arm.decoded_tokens, 1),
+        _contrast(comparison.decoded_tokens, "relative_change"),
+        _contrast(comparison.tokens_without_probes, "relative_change").partition("\n")[0],
     )
 
 
-def _contrast(value: EMContrast | TokenContrast | NotEstimable, name: str, unit: str) -> str:
-    return _estimate(value if isinstance(value, NotEstimable) else getattr(value, name), 100, unit)
+def _contrast(value: EMContrast | TokenContrast | NotEstimable, name: str) -> str:
+    return _estimate(value if isinstance(value, NotEstimable) else getattr(value, name), 100)
 
 
-def _estimate(value: Estimate | NotEstimable, scale: float, unit: str) -> str:
+def _estimate(value: Estimate | NotEstimable, scale: float) -> str:
+    """The estimate, and below it its interval."""
     if isinstance(value, NotEstimable):
-        return f"not estimable: {value.reason}"
+        return "not estimable"
     if isinstance(value.interval, NotEstimable):
-        return f"{value.value * scale:.1f}{unit} [dim](no interval: {value.interval.reason})[/dim]"
-    low, high = value.interval.lower * scale, value.interval.upper * scale
-    return f"{value.value * scale:.1f}{unit} [dim]({low:.1f} to {high:.1f})[/dim]"
+        return f"{value.value * scale:.1f}\n[dim]no interval[/dim]"
+    return (
+        f"{value.value * scale:.1f}\n[dim]{value.interval.lower * scale:.1f}..{value.interval.upper * scale:.1f}[/dim]"
+    )
+
+
+def _saving(minimum: float) -> str:
+    return f"saving wanted {minimum:.0%}" if minimum >= 0 else f"at most {-minimum:.0%} more tokens allowed"
 
 
 def _points(fraction: float) -> str:
@@ -140,4 +141,4 @@ def _points(fraction: float) -> str:
 
 
 def _health(snapshot: Snapshot) -> str:
-    return "; ".join(check.message for check in snapshot.health.checks)
+    return " ".join(check.message for check in snapshot.health.checks)

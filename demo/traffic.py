@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 
 import openai
@@ -28,6 +29,9 @@ def send(console: Console, base_url: str, demo: SeededExperiment, check: Callabl
     Raises:
         openai.APIError: a request ended with an error.
     """
+    # One log line a request would tear the progress bar apart.
+    for name in ("httpx", "httpx2", "openai"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(demo.scenario.name, total=demo.scenario.requests)

@@ -21,6 +21,8 @@ _BATCH = 500
 _BLOCK_MILLISECONDS = 200
 _DEAD_AFTER_MILLISECONDS = 10_000
 _RETRY_SECONDS = 0.5
+# What says that an entry, not the database, is at fault.
+_REFUSED = (DataError, IntegrityError, ValueError, TypeError, KeyError, OverflowError)
 _Entry = tuple[bytes, dict[bytes, bytes]]
 
 
@@ -101,7 +103,7 @@ class LedgerWriter:
             return
         try:
             self._ingest(entries)
-        except (DataError, IntegrityError, ValueError, TypeError):
+        except _REFUSED:
             logger.exception("a batch of %d ledger entries was refused; storing them one by one", len(entries))
             for entry in entries:
                 self._store_alone(client, entry)
@@ -115,7 +117,7 @@ class LedgerWriter:
         """Store one entry; one that can't be stored is set aside, so that it holds up nothing."""
         try:
             self._ingest([entry])
-        except (DataError, IntegrityError, ValueError, TypeError):
+        except _REFUSED:
             logger.exception("ledger entry %s cannot be stored; it is kept in %s", entry[0], wire.LEDGER_DEAD_STREAM)
             client.xadd(wire.LEDGER_DEAD_STREAM, entry[1])
 

@@ -195,13 +195,11 @@ def _saving_reason(comparison: Comparison, design: Design) -> Reason:
     bound = tokens.relative_upper_bound
     shown_bound = "no bound yet" if isinstance(bound, NotEstimable) else f"upper bound {bound:+.1%}"
     # A negative minimum saving is an allowance, and is said as one.
-    allowed = design.min_saving < 0
-    wanted = (
-        f"at most {-design.min_saving:.1%} more tokens" if allowed else f"a saving of at least {design.min_saving:.1%}"
-    )
+    allowed = f"an increase of at most {-design.min_saving:.1%}"
+    wanted = allowed if design.min_saving < 0 else f"a saving of at least {design.min_saving:.1%}"
     message = (
         f"decoded_tokens change by {tokens.relative_change.value:+.1%}, {shown_bound}: {wanted} "
-        f"{'are' if allowed else 'is'} {'shown' if shown else 'not yet shown'}."
+        f"is {'shown' if shown else 'not yet shown'}."
     )
     code = ReasonCode.SAVING_SHOWN if shown else ReasonCode.SAVING_NOT_SHOWN
     value = None if isinstance(bound, NotEstimable) else bound

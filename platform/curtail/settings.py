@@ -122,6 +122,9 @@ ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minim
 # Half the cores: the other half is for the event loops, the database and Redis beside the engine.
 ENGINE_THREADS = env.integer("CURTAIL_ENGINE_THREADS", max(1, (os.cpu_count() or 1) // 2), minimum=1, maximum=1024)
 
+# 100,000 labels in one request are allowed; Django's own bound would refuse a third of that.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 << 20
+
 # People, cookies, transport -----------------------------------------------------------------------
 
 AUTH_PASSWORD_VALIDATORS = [

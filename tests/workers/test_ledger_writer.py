@@ -67,8 +67,9 @@ def test_an_entry_that_cannot_be_stored_is_set_aside_and_holds_up_nothing(
     put(redis_client, "admission", admission(registered, 2, use_case_id=999_999))
     put(redis_client, "admission", admission(registered, 3))
     redis_client.xadd(wire.LEDGER_STREAM, {wire.KIND: "completion", wire.PAYLOAD: b"no json"})
+    redis_client.xadd(wire.LEDGER_STREAM, {"something": "else"})
     writer.start()
-    wait_for(lambda: redis_client.xlen(wire.LEDGER_DEAD_STREAM) == 2)
+    wait_for(lambda: redis_client.xlen(wire.LEDGER_DEAD_STREAM) == 3)
     assert set(Admission.objects.values_list("pk", flat=True)) == {"chatcmpl-1", "chatcmpl-3"}
     wait_for(lambda: redis_client.xlen(wire.LEDGER_STREAM) == 0)
 
