@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,14 +32,19 @@ def print_results(console: Console, demo: SeededExperiment) -> None:
     """The verdict table of one experiment, from its newest snapshot."""
     row = newest_snapshot(demo.experiment)
     assert row is not None
-    snapshot = Snapshot.from_dict(row.data)
+    print_snapshot(console, demo.scenario.name, Snapshot.from_dict(row.data))
+
+
+def print_snapshot(console: Console, title: str, snapshot: Snapshot) -> None:
+    """The verdict table of a snapshot."""
     design = snapshot.design
     console.print(
-        f"\n[bold]{demo.scenario.name}[/bold]: {snapshot.total_units} units, margin {_points(design.margin)}, "
+        f"\n[bold]{title}[/bold]: {snapshot.total_units} units, margin {_points(design.margin)}, "
         f"{_saving(design.min_saving)}"
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
-    for name in ("arm", "n", "EM, %", "difference", "tokens", "change, %", "no probes", "verdict"):
+    # 80 columns hold it.
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("arm", "n", "EM, %", "difference", "tokens", "change, %", "change*", "verdict"):
         table.add_column(name, justify="left" if name in ("arm", "verdict") else "right", no_wrap=True)
     comparisons = {comparison.treatment: comparison for comparison in snapshot.comparisons}
     decisions = {decision.treatment: decision for decision in snapshot.verdict.treatments}
@@ -53,7 +57,8 @@ def print_results(console: Console, demo: SeededExperiment) -> None:
     for decision in snapshot.verdict.treatments:
         console.print(f"  [bold]{decision.treatment}[/bold]: " + " ".join(r.message for r in decision.reasons))
     console.print(
-        f"  [dim]Below each figure its {design.level:.0%} interval: anytime-valid for difference and change. "
+        f"  [dim]Below each figure its {design.level:.0%} interval: anytime-valid for difference and change.\n"
+        "  * marked: without probe tokens; decides nothing.\n  "
         f"{_health(snapshot)}[/dim]"
     )
 
@@ -107,11 +112,11 @@ def print_access(console: Console, address: str, seeded: Seeded) -> None:
 def _cells(arm: ArmSummary, comparison: Comparison | None) -> tuple[str, ...]:
     cells = (arm.key, str(arm.completions), _estimate(arm.em, 100))
     if comparison is None:
-        return (*cells, "", _estimate(arm.decoded_tokens, 1), "", "")
+        return (*cells, "", _estimate(arm.decoded_tokens, 1, 0), "", "")
     return (
         *cells,
         _contrast(comparison.em, "difference"),
-        _estimate(arm.decoded_tokens, 1),
+        _estimate(arm.decoded_tokens, 1, 0),
         _contrast(comparison.decoded_tokens, "relative_change"),
         _contrast(comparison.tokens_without_probes, "relative_change").partition("\n")[0],
     )
@@ -121,15 +126,14 @@ def _contrast(value: EMContrast | TokenContrast | NotEstimable, name: str) -> st
     return _estimate(value if isinstance(value, NotEstimable) else getattr(value, name), 100)
 
 
-def _estimate(value: Estimate | NotEstimable, scale: float) -> str:
+def _estimate(value: Estimate | NotEstimable, scale: float, digits: int = 1) -> str:
     """The estimate, and below it its interval."""
     if isinstance(value, NotEstimable):
         return "not estimable"
     if isinstance(value.interval, NotEstimable):
-        return f"{value.value * scale:.1f}\n[dim]no interval[/dim]"
-    return (
-        f"{value.value * scale:.1f}\n[dim]{value.interval.lower * scale:.1f}..{value.interval.upper * scale:.1f}[/dim]"
-    )
+        return f"{value.value * scale:.{digits}f}\n[dim]no interval[/dim]"
+    low, high = value.interval.lower * scale, value.interval.upper * scale
+    return f"{value.value * scale:.{digits}f}\n[dim]{low:.{digits}f}..{high:.{digits}f}[/dim]"
 
 
 def _saving(minimum: float) -> str:

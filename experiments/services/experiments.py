@@ -174,9 +174,10 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
 
 @transaction.atomic
 def pause(actor: str, experiment: Experiment, why: str = "") -> Experiment:
-    """Running to paused: the use case's policy in force serves everybody."""
+    """Running to paused: the use case's policy in force serves everybody, and the phase ends."""
     experiment = _locked(experiment, State.RUNNING)
     _move(actor, "pause", experiment, State.PAUSED, why)
+    _close_phase(experiment)
     return experiment
 
 
@@ -185,7 +186,6 @@ def resume(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     """Paused to running; a new phase, because who comes back may not be who left."""
     experiment = _locked(experiment, State.PAUSED)
     _move(actor, "resume", experiment, State.RUNNING, why)
-    _close_phase(experiment)
     _open_phase(experiment)
     return experiment
 
