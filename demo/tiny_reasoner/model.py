@@ -43,7 +43,11 @@ def build_model(config: Qwen3Config, seed: int) -> Qwen3ForCausalLM:
     """A freshly initialised model in float32; the same seed gives the same weights."""
     torch.manual_seed(seed)
     config._attn_implementation = "sdpa"
-    return Qwen3ForCausalLM(config)
+    return _untrained(config)
+
+
+def _untrained(config: Qwen3Config) -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM(config)  # type: ignore[no-untyped-call]
 
 
 def save_checkpoint(model: Qwen3ForCausalLM, directory: Path, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -55,7 +59,7 @@ def save_checkpoint(model: Qwen3ForCausalLM, directory: Path, dtype: torch.dtype
         dtype: the number format of the stored weights.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    stored = Qwen3ForCausalLM(copy.deepcopy(model.config))
+    stored = _untrained(copy.deepcopy(model.config))
     stored.load_state_dict(model.state_dict())
     torch.nn.Module.to(stored, dtype)
     stored.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
