@@ -21,6 +21,7 @@ LAYERS = {
     "experiments.replay": "pure",
     "experiments.assignment": "pure",
     "experiments.grading": "pure",
+    "experiments.asyncio_tasks": "pure",
     "experiments.routing": "pure",
     "experiments.wire": "wire",
     "experiments.models": "models",

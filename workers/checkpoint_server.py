@@ -11,6 +11,7 @@ from typing import Any
 import redis.exceptions
 
 from experiments import wire
+from experiments.asyncio_tasks import end_tasks
 from experiments.policies import policy_from_spec
 from workers.engines.base import (
     Delta,
@@ -59,17 +60,19 @@ class CheckpointServer:
     async def run(self) -> None:
         """Take requests until cancelled; what is being decoded then goes on (see :meth:`drain`)."""
         await self._make_group()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_alive())
-            group.create_task(self._take_forever())
+        parts = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._take_forever())]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
+            for part in done:
+                part.result()
+        finally:
+            await end_tasks(parts)
 
     async def drain(self, seconds: float) -> None:
         """Wait so long for the requests in flight. Those left over stay unacknowledged, for another host."""
         if self._serving:
             await asyncio.wait(self._serving.values(), timeout=seconds)
-        for task in self._serving.values():
-            task.cancel()
-        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+        await end_tasks(self._serving.values())
         await self._engine.close()
 
     def cancel(self, request_id: str) -> None:
@@ -144,7 +147,7 @@ class CheckpointServer:
             count=free,
         )
         for entry_id, fields in entries:
-            if entry_id in self._serving:
+            if entry_id in self._serving or not fields:  # an entry that was deleted meanwhile has no fields
                 continue
             request = wire.ServeRequest.decode(fields[wire.PAYLOAD])
             pending = await self._redis.xpending_range(self._stream, wire.REQUEST_GROUP, entry_id, entry_id, 1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import wire
+from experiments.asyncio_tasks import end_tasks
 from workers.checkpoint_server import CheckpointServer
 from workers.engines.base import Engine, EngineError, ThinkingProfile
 from workers.outbox import Outbox
@@ -97,9 +98,7 @@ class EngineHost:
                     continue
         finally:
             await self._shut_down(outbox)
-            for task in (flushing, listening):
-                task.cancel()
-            await asyncio.gather(flushing, listening, return_exceptions=True)
+            await end_tasks((flushing, listening))
             await redis.aclose()
 
     async def _refresh(self, redis: Any, outbox: Outbox) -> None:
@@ -134,10 +133,10 @@ class EngineHost:
 
     async def _release(self, checkpoint: ServedCheckpoint) -> None:
         task = self._running.pop(checkpoint)
-        task.cancel()
-        for outcome in await asyncio.gather(task, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                logger.error("serving checkpoint %s failed", checkpoint.name, exc_info=outcome)
+        # Longer than the server takes to end its own tasks.
+        await end_tasks((task,), again_after=5.0)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("serving checkpoint %s failed", checkpoint.name, exc_info=task.exception())
         await self._servers.pop(checkpoint).drain(DRAIN_SECONDS)
 
     async def _shut_down(self, outbox: Outbox) -> None:

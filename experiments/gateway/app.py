@@ -13,6 +13,7 @@ from typing import Any
 import redis.exceptions
 
 from experiments import wire
+from experiments.asyncio_tasks import end_tasks
 from experiments.gateway import responses
 from experiments.gateway.admission import Admitted, authorise, decide, record
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
@@ -61,9 +62,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """End the background tasks and disconnect."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         await self._replies.close()
         await self._redis.aclose()
 

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from experiments import wire
+from experiments.asyncio_tasks import end_tasks
 from experiments.policies import Exit, ExitReason
 from experiments.services.redis_clients import async_redis
 from workers import checkpoint_server
@@ -93,9 +94,7 @@ async def serving(engine: PlannedEngine, consumer: str = "host") -> AsyncIterato
     try:
         yield server
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks, again_after=5.0)
         await server.drain(0.01)
         await client.aclose()
 
@@ -111,6 +110,13 @@ async def records(client: redis.Redis, count: int = 1) -> list[dict[str, Any]]:
         assert time.monotonic() < deadline, "no record within 10 s"
         await asyncio.sleep(0.01)
     return [orjson.loads(fields[wire.PAYLOAD]) for _, fields in client.xrange(wire.LEDGER_STREAM)]
+
+
+async def served(engine: PlannedEngine) -> None:
+    """Returns once the engine has been asked."""
+    async with asyncio.timeout(10):
+        while not engine.served:
+            await asyncio.sleep(0.01)
 
 
 def replies(client: redis.Redis) -> list[wire.ReplyEvent]:
@@ -163,8 +169,7 @@ async def test_a_cancellation_is_recorded_with_the_tokens_so_far(redis_client: r
     send(redis_client, request(1, "hang"))
     engine = PlannedEngine()
     async with serving(engine) as server:
-        while not engine.served:
-            await asyncio.sleep(0.01)
+        await served(engine)
         server.cancel("chatcmpl-1")
         (record,) = await records(redis_client)
     assert record["outcome"] == "cancelled"
@@ -222,8 +227,7 @@ async def test_heartbeats_keep_a_living_hosts_requests(redis_client: redis.Redis
     send(redis_client, request(1, "hang"))
     slow, other = PlannedEngine(), PlannedEngine()
     async with serving(slow, "slow"):
-        while not slow.served:
-            await asyncio.sleep(0.01)
+        await served(slow)
         async with serving(other, "other"):
             await asyncio.sleep(1.0)  # five times the time after which a silent host counts as dead
             assert other.served == []
