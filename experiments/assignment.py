@@ -8,6 +8,7 @@ ASCII characters; of others this module hashes the UTF-8 bytes, while some SDKs 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -65,3 +66,16 @@ def choose_variant(position: float, ranges: Sequence[tuple[float, float]]) -> in
         if low <= position < high:
             return index
     return None
+
+
+def is_drawn(salt: str, purpose: str, request_id: str, share: float) -> bool:
+    """Whether a random sample of requests holds this one: always the same answer for the same request.
+
+    Args:
+        salt: the experiment's.
+        purpose: of the sample; samples for different purposes are independent.
+        request_id: the request.
+        share: probability of being drawn, in [0, 1].
+    """
+    digest = hashlib.blake2b(f"{salt}:{purpose}:{request_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from experiments.assignment import choose_variant, unit_position
@@ -26,6 +26,10 @@ class RunningExperiment:
 
     Attributes:
         ranges: [lo, hi) of each arm in ``arms``.
+        arms: the control first.
+        phase_started_at: seconds since the epoch.
+        audit_every: one in so many requests is drawn for the audit; 0: none.
+        shadow_share: share of the requests that get a shadow run.
     """
 
     id: int
@@ -34,6 +38,9 @@ class RunningExperiment:
     unit: str
     ranges: tuple[tuple[float, float], ...]
     arms: tuple[Arm, ...]
+    phase_started_at: float = 0.0
+    audit_every: int = 0
+    shadow_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +80,25 @@ class Assignment:
     Attributes:
         arm: what serves it.
         unit: the unit's id if it is exposed, else "".
+        suspended: whether the experiment stands still, so that the control serves.
     """
 
     arm: Arm
     experiment: RunningExperiment | None
     unit: str
+    suspended: bool = False
 
 
-def assign(route: Route, units: Mapping[str, str | None]) -> Assignment:
+def assign(route: Route, units: Mapping[str, str | None], unwatched: frozenset[int] = frozenset()) -> Assignment:
     """Which arm serves a request.
 
-    A unit without its id, or outside the coverage, is served by the policy in force, unexposed.
+    A unit without its id, or outside the coverage, is served by the policy in force, unexposed. While nobody looks
+    at an experiment, its control serves all its units, unexposed: a harmful arm would not be noticed.
 
     Args:
         route: the use case.
         units: id of the conversation, user and request, by unit type.
+        unwatched: ids of the experiments without a recent look.
     """
     experiment = route.experiment
     unit = units.get(experiment.unit) if experiment else None
@@ -96,4 +107,7 @@ def assign(route: Route, units: Mapping[str, str | None]) -> Assignment:
     index = choose_variant(unit_position(experiment.salt, unit), experiment.ranges)
     if index is None:
         return Assignment(route.in_force, None, "")
+    if experiment.id in unwatched:
+        control = experiment.arms[0]
+        return Assignment(replace(control, variant_id=None, variant_key=None), None, "", suspended=True)
     return Assignment(experiment.arms[index], experiment, unit)

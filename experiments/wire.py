@@ -34,6 +34,11 @@ def reply_stream(gateway_id: str) -> str:
     return f"curtail:replies:{gateway_id}"
 
 
+def looked_key(experiment_id: int) -> str:
+    """When an experiment was last looked at, in seconds since the epoch."""
+    return f"curtail:looked:{experiment_id}"
+
+
 def started_key(request_id: str) -> str:
     """Set once text of this request has been sent to its client: it can't be served a second time."""
     return f"curtail:started:{request_id}"
@@ -86,6 +91,11 @@ class AdmissionRecord(_Message):
     reference: str | None
     admitted_at: float
     deadline_at: float
+    prompt_characters: int = 0
+    segment: str = ""
+    audit_every: int = 0
+    audited: bool = False
+    shadowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,7 @@ class CompletionRecord(_Message):
     error: str = ""
     queue_seconds: float | None = None
     latency_seconds: float | None = None
+    deliveries: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
-"""POST /api/v1/labels: reference answers after the fact, one or JSONL."""
+"""POST /api/v1/labels: references, audits, judges' scores and feedback after the fact, one or JSONL."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import ConfigDict, ValidationError
 
 from experiments.api.auth import KeyAuth
+from experiments.services import labels as service
 from experiments.services.errors import InvalidInput
-from experiments.services.labels import ReferenceLabel, submit_references
+from experiments.services.labels import NewLabel
 
 router = Router(tags=["labels"])
 MAX_LABELS = 100_000
@@ -20,7 +23,10 @@ class LabelIn(Schema):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     completion_id: str
-    reference: str
+    source: Literal["reference", "audit", "judge", "feedback"] = "reference"
+    reference: str | None = None
+    correct: bool | None = None
+    score: float | None = None
 
 
 class LabelsOut(Schema):
@@ -49,7 +55,7 @@ def submit_labels(request: HttpRequest) -> LabelsOut:
     lines = [request.body] if _is_single(request) else [line for line in request.body.splitlines() if line.strip()]
     if not 1 <= len(lines) <= MAX_LABELS:
         raise InvalidInput(f"labels must be from 1 to {MAX_LABELS} in a request, got {len(lines)}", "labels")
-    report = submit_references([_label(number, line) for number, line in enumerate(lines, 1)])
+    report = service.submit_labels([_label(number, line) for number, line in enumerate(lines, 1)])
     return LabelsOut(stored=report.stored, graded=report.graded)
 
 
@@ -62,11 +68,11 @@ def _is_single(request: HttpRequest) -> bool:
     raise InvalidInput(f"content-type must be application/json or application/x-ndjson, got {kind!r}", "content-type")
 
 
-def _label(number: int, line: bytes) -> ReferenceLabel:
+def _label(number: int, line: bytes) -> NewLabel:
     try:
         label = LabelIn.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "body"
         raise InvalidInput(f"labels[{number}].{where}: {first['msg']}", where) from error
-    return ReferenceLabel(label.completion_id, label.reference)
+    return NewLabel(**label.model_dump())

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import wire
+from experiments.assignment import is_drawn
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
-from experiments.routing import Assignment, Route, Routing, assign
+from experiments.routing import Assignment, Route, Routing, RunningExperiment, assign
 from experiments.services.secrets import api_key_digest, unit_digest
 
 
@@ -35,6 +36,8 @@ class Admitted:
         if self.assignment.experiment is not None:
             headers["x-curtail-experiment"] = str(self.assignment.experiment.id)
             headers["x-curtail-variant"] = self.assignment.arm.variant_key or ""
+        if self.assignment.suspended:
+            headers["x-curtail-suspended"] = "no recent look"
         return headers
 
 
@@ -53,8 +56,13 @@ def authorise(routing: Routing, authorization: str | None) -> Route:
     return routing.routes[grant.use_case]
 
 
-def decide(route: Route, request: ChatRequest) -> Admitted:
+def decide(route: Route, request: ChatRequest, unwatched: frozenset[int] = frozenset()) -> Admitted:
     """Assign the request and give it an id and a deadline.
+
+    Args:
+        route: its use case.
+        request: what it asks for.
+        unwatched: ids of the experiments without a recent look.
 
     Raises:
         ApiError: 404 when it asks for a model that its use case does not serve.
@@ -69,7 +77,7 @@ def decide(route: Route, request: ChatRequest) -> Admitted:
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
     units = {"conversation": request.conversation, "user": request.user, "request": request_id}
     now = time.time()
-    return Admitted(request_id, route, assign(route, units), now, now + route.deadline_seconds)
+    return Admitted(request_id, route, assign(route, units, unwatched), now, now + route.deadline_seconds)
 
 
 async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to: str) -> None:
@@ -91,6 +99,9 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         reference=request.reference,
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
+        prompt_characters=request.prompt_characters,
+        segment=request.segment,
+        **_draws(admitted.id, experiment),
     )
     serve = wire.ServeRequest(
         id=admitted.id,
@@ -109,3 +120,15 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         pipe.xadd(wire.LEDGER_STREAM, {wire.KIND: "admission", wire.PAYLOAD: ledger.encode()})
         pipe.xadd(wire.request_stream(arm.checkpoint_id), {wire.PAYLOAD: serve.encode()})
         await pipe.execute()
+
+
+def _draws(request_id: str, experiment: RunningExperiment | None) -> dict[str, Any]:
+    """What the samples of an experiment say to this request; drawn here, before anything is known of its answer."""
+    if experiment is None:
+        return {}
+    every, salt = experiment.audit_every, experiment.salt
+    return {
+        "audit_every": every,
+        "audited": every > 0 and is_drawn(salt, "audit", request_id, 1 / every),
+        "shadowed": is_drawn(salt, "shadow", request_id, experiment.shadow_share),
+    }

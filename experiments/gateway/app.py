@@ -102,7 +102,7 @@ class Gateway:
     async def _chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = authorise(self._routing.current, header(scope, b"authorization"))
         request = parse_chat_request(await read_body(receive))
-        admitted = decide(route, request)
+        admitted = decide(route, request, self._routing.unwatched())
         with self._replies.expect(admitted.id) as events:
             await record(self._redis, admitted, request, self._replies.stream)
             answer = self._stream if request.stream else self._whole

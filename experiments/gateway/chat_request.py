@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from experiments.gateway.errors import ApiError, invalid
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 
 MAX_BODY_BYTES = 1 << 20
+_SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _KNOWN = {
     "model",
@@ -37,6 +39,7 @@ class ChatRequest:
     Attributes:
         reference: the reference answer; it never reaches a model.
         conversation: the conversation's id, from ``metadata.conversation_id``.
+        segment: a segment of the report, from ``metadata.segment``.
     """
 
     model: str
@@ -50,6 +53,12 @@ class ChatRequest:
     user: str | None
     conversation: str | None
     reference: str | None
+    segment: str = ""
+
+    @property
+    def prompt_characters(self) -> int:
+        """Characters of all messages."""
+        return sum(len(message["content"]) for message in self.messages)
 
 
 def parse_chat_request(body: bytes) -> ChatRequest:
@@ -82,6 +91,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         user=_text(data, "user"),
         conversation=metadata.get("conversation_id"),
         reference=_reference(metadata),
+        segment=_segment(metadata),
     )
 
 
@@ -133,6 +143,15 @@ def _reference(metadata: Mapping[str, str]) -> str | None:
             f"metadata.reference must have at most {MAX_REFERENCE_LENGTH} characters, got {len(reference)}",
         )
     return reference
+
+
+def _segment(metadata: Mapping[str, str]) -> str:
+    segment = metadata.get("segment", "")
+    if segment and not _SEGMENT.fullmatch(segment):
+        raise invalid(
+            "metadata.segment", f"metadata.segment must be 1 to 40 letters, digits, . - and _, got {segment!r}"
+        )
+    return segment
 
 
 def _include_usage(data: Mapping[str, Any], stream: bool) -> bool:

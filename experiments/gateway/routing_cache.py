@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from experiments.routing import Routing
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
+# Looks come every minute; without one for so long, nobody would notice a harmful arm.
+UNWATCHED_AFTER_SECONDS = 300.0
 
 
 class RoutingCache:
@@ -26,12 +29,33 @@ class RoutingCache:
         self._redis = redis
         self._load = load
         self.current = Routing(version=-1)
+        self._looks: dict[int, float] = {}
 
     async def refresh(self) -> None:
         """Load the routing if its version moved."""
         version = int(await self._redis.get(wire.CONFIG_VERSION_KEY) or 0)
         if version != self.current.version:
             self.current = await asyncio.to_thread(self._load, version)
+        await self._read_looks()
+
+    def unwatched(self) -> frozenset[int]:
+        """Running experiments that nobody has looked at lately, judged by this process's clock.
+
+        When the news of looks does not arrive either, that counts as no look.
+        """
+        oldest = time.time() - UNWATCHED_AFTER_SECONDS
+        return frozenset(pk for pk, seen in self._looks.items() if seen < oldest)
+
+    async def _read_looks(self) -> None:
+        running = [route.experiment for route in self.current.routes.values() if route.experiment is not None]
+        if not running:
+            self._looks = {}
+            return
+        stored = await self._redis.mget([wire.looked_key(experiment.id) for experiment in running])
+        self._looks = {
+            experiment.id: max(experiment.phase_started_at, float(seen or 0))
+            for experiment, seen in zip(running, stored, strict=True)
+        }
 
     async def keep_fresh(self) -> None:
         """Refresh at each published change, and look at the version every second; never returns."""

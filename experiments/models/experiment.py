@@ -46,6 +46,28 @@ class Experiment(models.Model):
         default=5000,
         help_text="Units of control and treatment together at which the intervals are about tightest.",
     )
+    false_revert_alpha = models.FloatField(
+        default=0.05, help_text="Probability that an arm is reverted wrongly, over all looks and its guardrails."
+    )
+    guardrails = models.JSONField(default=list, blank=True, help_text="Metrics that revert an arm, with their bounds.")
+    segments = models.JSONField(default=list, blank=True, help_text="Declared segments: each has its own harm test.")
+    estimand_source = models.CharField(
+        max_length=16,
+        default="reference",
+        help_text="The labels that EM is measured by: supplied references or a random audit sample.",
+    )
+    audit_every = models.PositiveIntegerField(
+        default=0, help_text="One in so many requests is drawn for the audit at admission; 0: none."
+    )
+    proxy_source = models.CharField(
+        max_length=16, blank=True, help_text="Labels that sharpen EM by prediction-powered estimates; empty: none."
+    )
+    shadow_share = models.FloatField(default=0.0, help_text="Share of the answered requests that get a shadow run.")
+    label_window_seconds = models.PositiveIntegerField(
+        default=0, help_text="A look counts only requests that are at least so old."
+    )
+    maximum_days = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Declared maximum duration.")
+    owner_email = models.EmailField(blank=True, help_text="Told when an arm is reverted.")
     looked_at = models.DateTimeField(null=True, blank=True)
     look_lease_until = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -59,6 +81,12 @@ class Experiment(models.Model):
             models.CheckConstraint(condition=Q(margin__gt=0, margin__lt=1), name="experiment_margin"),
             models.CheckConstraint(condition=Q(min_saving__gt=-1, min_saving__lt=1), name="experiment_min_saving"),
             models.CheckConstraint(condition=Q(alpha__gt=0, alpha__lt=1), name="experiment_alpha"),
+            models.CheckConstraint(
+                condition=Q(false_revert_alpha__gt=0, false_revert_alpha__lt=0.5), name="experiment_false_revert_alpha"
+            ),
+            models.CheckConstraint(
+                condition=Q(shadow_share__gte=0, shadow_share__lte=1), name="experiment_shadow_share"
+            ),
             models.UniqueConstraint(
                 fields=["use_case"], condition=Q(state="running"), name="one_running_experiment_per_use_case"
             ),
@@ -83,6 +111,8 @@ class Variant(models.Model):
     policy = models.JSONField()
     checkpoint = models.ForeignKey(Checkpoint, on_delete=models.PROTECT)
     weight = models.FloatField(help_text="Share of the units in the experiment, in (0, 1].")
+    reverted_at = models.DateTimeField(null=True, blank=True)
+    reverted_why = models.TextField(blank=True)
 
     class Meta:
         ordering = ["experiment_id", "position"]
@@ -107,6 +137,9 @@ class Phase(models.Model):
     weights = models.JSONField(help_text="Weight of each variant by key, as it was in this phase.")
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
+    counted_until = models.DateTimeField(
+        null=True, blank=True, help_text="The accumulators hold the requests admitted before."
+    )
 
     class Meta:
         ordering = ["experiment_id", "number"]

@@ -26,6 +26,17 @@ class Admission(models.Model):
     reference = models.TextField(null=True)
     admitted_at = models.DateTimeField()
     deadline_at = models.DateTimeField()
+    prompt_characters = models.PositiveIntegerField(
+        default=0,
+        db_default=0,
+        help_text="Length of the messages; the first one of a unit is a covariate from before exposure.",
+    )
+    segment = models.CharField(max_length=40, blank=True, default="", db_default="")
+    audit_every = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="The audit drew one in so many at this admission; 0: none."
+    )
+    audited = models.BooleanField(default=False, db_default=False, help_text="Drawn for the audit.")
+    shadowed = models.BooleanField(default=False, db_default=False, help_text="Drawn for a shadow run.")
 
     class Meta:
         indexes = [models.Index(fields=["phase", "admitted_at"], name="admission_by_phase")]
@@ -87,6 +98,9 @@ class Completion(models.Model):
     error = models.TextField(blank=True)
     queue_seconds = models.FloatField(null=True, help_text="From admission to the engine's start.")
     latency_seconds = models.FloatField(null=True, help_text="From admission to the end.")
+    deliveries = models.PositiveSmallIntegerField(
+        default=1, db_default=1, help_text="How often the request was handed to an engine host."
+    )
     completed_at = models.DateTimeField()
 
     def __str__(self) -> str:
@@ -98,13 +112,20 @@ class Label(models.Model):
 
     class Source(models.TextChoices):
         REFERENCE = "reference", "Reference"
+        AUDIT = "audit", "Audit"
+        JUDGE = "judge", "Judge"
+        FEEDBACK = "feedback", "User feedback"
+        AGREEMENT = "agreement", "Agreement with the full answer"
 
     admission = models.ForeignKey(Admission, on_delete=models.PROTECT, related_name="labels")
     source = models.CharField(max_length=16, choices=Source.choices)
     grader = models.CharField(max_length=64)
     grader_version = models.PositiveSmallIntegerField()
-    reference = models.TextField()
+    reference = models.TextField(blank=True)
     correct = models.BooleanField(null=True, help_text="Empty until the completion is stored.")
+    score = models.PositiveSmallIntegerField(
+        null=True, help_text="Percent, of a source that predicts correctness (judge, feedback, agreement)."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -112,7 +133,7 @@ class Label(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["admission", "source"], name="one_label_per_source"),
         ]
-        indexes = [models.Index(fields=["admission"], condition=Q(correct=None), name="label_ungraded")]
+        indexes = [models.Index(fields=["admission"], condition=Q(correct=None, score=None), name="label_ungraded")]
 
     def __str__(self) -> str:
         return f"{self.source} label of {self.admission_id}"

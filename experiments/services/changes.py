@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.db import transaction
 
 from experiments import wire
@@ -19,3 +21,8 @@ def announce_change() -> None:
         sync_redis().publish(wire.CONFIG_CHANNEL, version)
 
     transaction.on_commit(publish)
+
+
+def note_look(experiment_id: int, taken_at: datetime) -> None:
+    """Tell the gateways that an experiment has been looked at: without looks they serve the control."""
+    sync_redis().set(wire.looked_key(experiment_id), taken_at.timestamp())

@@ -168,7 +168,7 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
             raise InvalidInput(f"no engine {variant.checkpoint.model.engine!r} serves {variant.checkpoint}")
     experiment.started_at = timezone.now()
     _move(actor, "start", experiment, State.RUNNING, why)
-    _open_phase(experiment)
+    open_phase(experiment)
     return experiment
 
 
@@ -186,7 +186,7 @@ def resume(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     """Paused to running; a new phase, because who comes back may not be who left."""
     experiment = _locked(experiment, State.PAUSED)
     _move(actor, "resume", experiment, State.RUNNING, why)
-    _open_phase(experiment)
+    open_phase(experiment)
     return experiment
 
 
@@ -206,12 +206,19 @@ def stop(actor: str, experiment: Experiment, conclusion: str, why: str = "", shi
     if ship is not None:
         if ship.experiment_id != experiment.pk:
             raise InvalidInput(f"variant {ship.key} belongs to another experiment", "ship")
+        if ship.reverted_at is not None:
+            raise InvalidInput(f"variant {ship.key} was reverted and can't be shipped", "ship")
         _put_in_force(actor, experiment.use_case, ship, why)
+    conclude(actor, experiment, conclusion, why)
+    return experiment
+
+
+def conclude(actor: str, experiment: Experiment, conclusion: str, why: str = "") -> None:
+    """Move a locked experiment to its end."""
     experiment.conclusion = conclusion
     experiment.stopped_at = timezone.now()
     _move(actor, f"stop: {conclusion}", experiment, State.STOPPED, why)
     _close_phase(experiment)
-    return experiment
 
 
 def _put_in_force(actor: str, use_case: UseCase, variant: Variant, why: str) -> None:
@@ -249,12 +256,19 @@ def _move(actor: str, action: str, experiment: Experiment, state: str, why: str)
     announce_change()
 
 
-def _open_phase(experiment: Experiment) -> None:
+def open_phase(experiment: Experiment) -> None:
+    """End the phase that runs, if one does, and open the next one with the variants that have not been reverted.
+
+    Call it inside the transaction of the change that makes it necessary.
+    """
+    _close_phase(experiment)
     last = experiment.phases.order_by("-number").first()
+    staying = list(experiment.variants.filter(reverted_at=None))
+    total = math.fsum(variant.weight for variant in staying)
     Phase.objects.create(
         experiment=experiment,
         number=last.number + 1 if last else 1,
-        weights={variant.key: variant.weight for variant in experiment.variants.all()},
+        weights={variant.key: variant.weight / total for variant in staying},
         started_at=timezone.now(),
     )
 

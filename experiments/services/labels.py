@@ -1,8 +1,8 @@
-"""Labels: references in, exact match out, whichever of label and completion comes first."""
+"""Labels: evidence in, exact match out, whichever of label and completion comes first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from django.db import connection, transaction
@@ -11,16 +11,33 @@ from django.utils import timezone
 from experiments.grading import MAX_REFERENCE_LENGTH, Grader, grader_by_name, normalise_answer
 from experiments.models import Admission, Completion, Label
 from experiments.services.errors import InvalidInput
+from experiments.services.recounting import mark_changed
 
 _GRADING_LOCK = 0x63757274  # any number of our own
 
 
+# What each source says: a reference that is graded here, a judgement on correctness, or a prediction of it.
+_REFERENCES = {Label.Source.REFERENCE, Label.Source.AUDIT}
+_PREDICTIONS = {Label.Source.JUDGE, Label.Source.FEEDBACK}
+
+
 @dataclass(frozen=True, slots=True)
-class ReferenceLabel:
-    """A reference answer for one completion."""
+class NewLabel:
+    """Evidence on the correctness of one completion.
+
+    Attributes:
+        completion_id: whose.
+        reference: the right answer, of the sources reference and audit.
+        source: reference, audit, judge or feedback.
+        correct: an auditor's own judgement, in place of a reference.
+        score: of judge and feedback, how likely the answer is right, in [0, 1].
+    """
 
     completion_id: str
-    reference: str
+    reference: str | None = None
+    source: str = Label.Source.REFERENCE
+    correct: bool | None = None
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,7 @@ class LabelReport:
 
     Attributes:
         stored: labels stored or corrected.
-        graded: how many of them are graded already; the rest are when their completion is stored.
+        graded: how many of them need no more grading; the rest are graded when their completion is stored.
     """
 
     stored: int
@@ -37,35 +54,63 @@ class LabelReport:
 
 
 @transaction.atomic
-def submit_references(labels: Sequence[ReferenceLabel]) -> LabelReport:
-    """Store references that come after their request; a second one for a completion corrects the first.
+def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
+    """Store labels that come after their request; a second one of a source corrects the first.
 
     Raises:
-        InvalidInput: an empty reference or an unknown completion; nothing is stored.
+        InvalidInput: a value is missing or not allowed, or a completion is unknown; nothing is stored.
     """
     for number, label in enumerate(labels, 1):
-        for field, text in (("completion_id", label.completion_id), ("reference", label.reference)):
-            if "\x00" in text:
-                raise InvalidInput(f"labels[{number}].{field} must not hold the character NUL (U+0000)", field)
-        if not normalise_answer(label.reference):
-            raise InvalidInput(f"labels[{number}].reference must not be empty, got {label.reference!r}", "reference")
-        if len(label.reference) > MAX_REFERENCE_LENGTH:
-            raise InvalidInput(
-                f"labels[{number}].reference must have at most {MAX_REFERENCE_LENGTH} characters, "
-                f"got {len(label.reference)}",
-                "reference",
-            )
-    latest = {label.completion_id: label.reference for label in labels}
+        _check(f"labels[{number}]", label)
+    latest = {(label.completion_id, label.source): label for label in labels}
     hold_grading_lock()
-    graders = _graders(list(latest))
-    if unknown := [i for i in latest if i not in graders]:
+    graders = _graders([pk for pk, _ in latest])
+    if unknown := [pk for pk, _ in latest if pk not in graders]:
         raise InvalidInput(
             f"completion_id {unknown[0]!r} is unknown ({len(unknown)} of {len(latest)} are); "
             "a completion can be labelled once its admission is stored, within a second of the request",
             "completion_id",
         )
-    _store(latest, graders)
-    return LabelReport(len(latest), grade_stored(list(latest)))
+    _store(latest.values(), graders)
+    ids = [pk for pk, _ in latest]
+    grade_stored(ids)
+    mark_changed(ids)
+    waiting = Label.objects.filter(admission_id__in=ids, correct=None, score=None).values_list("admission_id", "source")
+    return LabelReport(len(latest), len(latest) - len(set(waiting) & set(latest)))
+
+
+def _check(where: str, label: NewLabel) -> None:
+    for field, text in (("completion_id", label.completion_id), ("reference", label.reference or "")):
+        if "\x00" in text:
+            raise InvalidInput(f"{where}.{field} must not hold the character NUL (U+0000)", field)
+    if label.source in _PREDICTIONS:
+        _check_prediction(where, label)
+    elif label.source not in _REFERENCES:
+        allowed = ", ".join(sorted(_REFERENCES | _PREDICTIONS))
+        raise InvalidInput(f"{where}.source must be one of {allowed}, got {label.source!r}", "source")
+    elif label.score is not None:
+        raise InvalidInput(f"{where}.score goes with judge and feedback, not with {label.source}", "score")
+    elif label.correct is not None:
+        if label.source != Label.Source.AUDIT or label.reference is not None:
+            raise InvalidInput(f"{where}.correct goes with source audit, in place of a reference", "correct")
+    else:
+        _check_reference(where, label.reference)
+
+
+def _check_prediction(where: str, label: NewLabel) -> None:
+    if label.reference is not None or label.correct is not None:
+        raise InvalidInput(f"{where}: a label of source {label.source} has a score, no reference and no correct")
+    if label.score is None or not 0 <= label.score <= 1:
+        raise InvalidInput(f"{where}.score must be from 0 to 1, got {label.score!r}", "score")
+
+
+def _check_reference(where: str, reference: str | None) -> None:
+    if reference is None or not normalise_answer(reference):
+        raise InvalidInput(f"{where}.reference must not be empty, got {reference!r}", "reference")
+    if len(reference) > MAX_REFERENCE_LENGTH:
+        raise InvalidInput(
+            f"{where}.reference must have at most {MAX_REFERENCE_LENGTH} characters, got {len(reference)}", "reference"
+        )
 
 
 def hold_grading_lock() -> None:
@@ -83,7 +128,7 @@ def label_from_admissions(admission_ids: Sequence[str]) -> None:
     rows = Admission.objects.filter(pk__in=admission_ids, reference__isnull=False)
     references = {pk: reference for pk, reference in rows.values_list("pk", "reference") if reference is not None}
     if references:
-        _store(references, _graders(list(references)))
+        _store([NewLabel(pk, reference) for pk, reference in references.items()], _graders(list(references)))
 
 
 def grade_stored(completion_ids: Sequence[str]) -> int:
@@ -91,7 +136,7 @@ def grade_stored(completion_ids: Sequence[str]) -> int:
 
     An error, a timeout or a cancellation is an outcome: it counts as incorrect.
     """
-    labels = list(Label.objects.select_for_update().filter(admission_id__in=completion_ids, correct=None))
+    labels = list(Label.objects.select_for_update().filter(admission_id__in=completion_ids, correct=None, score=None))
     ended = Completion.objects.in_bulk([label.admission_id for label in labels])
     graded = [label for label in labels if label.admission_id in ended]
     for label in graded:
@@ -110,19 +155,21 @@ def _graders(admission_ids: Sequence[str]) -> dict[str, Grader]:
     return {pk: grader_by_name(name) for pk, name in rows}
 
 
-def _store(references: dict[str, str], graders: dict[str, Grader]) -> None:
+def _store(labels: Iterable[NewLabel], graders: dict[str, Grader]) -> None:
     Label.objects.bulk_create(
         (
             Label(
-                admission_id=pk,
-                source=Label.Source.REFERENCE,
-                grader=graders[pk].name,
-                grader_version=graders[pk].version,
-                reference=reference,
+                admission_id=label.completion_id,
+                source=label.source,
+                grader=graders[label.completion_id].name,
+                grader_version=graders[label.completion_id].version,
+                reference=label.reference or "",
+                correct=label.correct,
+                score=None if label.score is None else round(100 * label.score),
             )
-            for pk, reference in references.items()
+            for label in labels
         ),
         update_conflicts=True,
         unique_fields=["admission", "source"],
-        update_fields=["grader", "grader_version", "reference", "correct", "updated_at"],
+        update_fields=["grader", "grader_version", "reference", "correct", "score", "updated_at"],
     )

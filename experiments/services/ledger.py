@@ -7,17 +7,19 @@ for the references that came along. Redelivered records change nothing.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Model
 
 from experiments.models import Admission, Completion
 from experiments.services.labels import grade_stored, hold_grading_lock, label_from_admissions
+from experiments.services.recounting import mark_changed
+from experiments.services.staging import stage
 from experiments.wire import AdmissionRecord, CompletionRecord
 
 _ADMISSION_COLUMNS = tuple(field.name for field in dataclasses.fields(AdmissionRecord))
@@ -47,8 +49,8 @@ def ingest(admissions: Sequence[AdmissionRecord], completions: Sequence[Completi
         django.db.Error: a record does not fit the tables; nothing of the batch is stored.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        _stage(cursor, "stage_admission", Admission._meta.db_table, _ADMISSION_COLUMNS, admissions)
-        _stage(cursor, "stage_completion", Completion._meta.db_table, _COMPLETION_COLUMNS, completions)
+        _stage(cursor, "stage_admission", Admission, _ADMISSION_COLUMNS, admissions)
+        _stage(cursor, "stage_completion", Completion, _COMPLETION_COLUMNS, completions)
         admitted = _insert(cursor, "stage_admission", Admission._meta.db_table, _ADMISSION_COLUMNS)
         cursor.execute(_EXPOSE)
         completed = _insert(cursor, "stage_completion", Completion._meta.db_table, _COMPLETION_COLUMNS)
@@ -56,21 +58,17 @@ def ingest(admissions: Sequence[AdmissionRecord], completions: Sequence[Completi
         label_from_admissions(admitted)
         # Either side may come first: completions of labels that were waiting, labels of admissions just read.
         grade_stored([*admitted, *completed])
+        mark_changed([*admitted, *completed])
     return Ingested(len(admitted), len(completed))
 
 
-def _stage(cursor: Any, stage: str, table: str, columns: tuple[str, ...], records: Iterable[Any]) -> None:
-    names = ", ".join(columns)
-    # AS SELECT copies names and types without constraints; the rows go with the transaction.
-    cursor.execute(
-        f"CREATE TEMPORARY TABLE IF NOT EXISTS {stage} ON COMMIT DELETE ROWS "
-        f"AS SELECT {names} FROM {table} WITH NO DATA"
-    )
-    buffer = io.StringIO()
+def _stage(cursor: Any, name: str, model: type[Model], columns: tuple[str, ...], records: Iterable[Any]) -> None:
+    stage(cursor, name, model._meta.db_table, columns, _lines(columns, records))
+
+
+def _lines(columns: tuple[str, ...], records: Iterable[Any]) -> Iterator[str]:
     for record in records:
-        buffer.write("\t".join(_cell(name, getattr(record, name)) for name in columns) + "\n")
-    buffer.seek(0)
-    cursor.copy_expert(f"COPY {stage} ({names}) FROM STDIN", buffer)
+        yield "\t".join(_cell(name, getattr(record, name)) for name in columns) + "\n"
 
 
 def _insert(cursor: Any, stage: str, table: str, columns: tuple[str, ...]) -> list[str]:

@@ -47,13 +47,19 @@ def _running(experiment: Experiment) -> RunningExperiment | None:
     if phase is None:
         return None
     variants = list(experiment.variants.all())
+    # Ranges of all variants, those of reverted ones left out: nobody else's units move.
+    ranges = bucket_ranges([variant.weight for variant in variants], experiment.coverage)
+    staying = [(v, where) for v, where in zip(variants, ranges, strict=True) if v.key in phase.weights]
     return RunningExperiment(
         id=experiment.pk,
         phase_id=phase.pk,
         salt=experiment.salt,
         unit=experiment.unit,
-        ranges=tuple(bucket_ranges([phase.weights[v.key] for v in variants], experiment.coverage)),
-        arms=tuple(_arm(v.checkpoint_id, v.policy, v.pk, v.key) for v in variants),
+        ranges=tuple(where for _, where in staying),
+        arms=tuple(_arm(v.checkpoint_id, v.policy, v.pk, v.key) for v, _ in staying),
+        phase_started_at=phase.started_at.timestamp(),
+        audit_every=experiment.audit_every,
+        shadow_share=experiment.shadow_share,
     )
 
 

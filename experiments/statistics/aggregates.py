@@ -91,7 +91,7 @@ class ClusterAggregate:
             raise ValueError("sums must be finite, got NaN or infinity")
         if not np.all(n >= 1) or np.any(n != np.floor(n)):
             raise ValueError(f"counts must be whole numbers >= 1, got {n[~(n >= 1) | (n != np.floor(n))][0]}")
-        n_exact, s_exact = _exact(n), _exact(s)
+        n_exact, s_exact = exact_array(n), exact_array(s)
         return cls(
             units=int(n.size),
             sum_n=_plain(n_exact.sum()),
@@ -148,7 +148,7 @@ class ClusterAggregate:
         return residual / n / n * self.units / (self.units - 1)
 
 
-def _exact(values: NDArray[Any]) -> NDArray[Any]:
+def exact_array(values: NDArray[Any]) -> NDArray[Any]:
     """Python integers where the values are whole (sums of squares cannot overflow), floats elsewhere."""
     if values.dtype.kind in "biu" or np.all(values == np.floor(values)):
         return np.array([int(value) for value in values.tolist()], dtype=object)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from experiments.statistics import checks
 from experiments.statistics.aggregates import ClusterAggregate
+from experiments.statistics.guardrails import GuardrailMetric
 from experiments.statistics.proportions import require_proportion
 
 
@@ -19,8 +21,8 @@ class Outcomes:
     cancelled: int = 0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            checks.count(f"outcomes.{field.name}", getattr(self, field.name))
+        for item in fields(self):
+            checks.count(f"outcomes.{item.name}", getattr(self, item.name))
 
     @property
     def total(self) -> int:
@@ -37,8 +39,8 @@ class TokenMeans:
     overrun: float
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            checks.non_negative(f"token_means.{field.name}", getattr(self, field.name))
+        for item in fields(self):
+            checks.non_negative(f"token_means.{item.name}", getattr(self, item.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,16 @@ class ArmAggregates:
         key: the variant's key.
         exposures: units first admitted to this variant.
         em: correct answers (s_i) out of labelled completions (n_i) over units with a label; None without
-            labels.
+            labels. An audit draws every completion of a phase with one probability, so no weights are needed.
         decoded_tokens: thinking + answer + probe + overrun tokens over units, all completions.
         tokens_without_probes: the same without probe tokens.
         completions: admitted requests that ended.
+        labels_due: completions that are to be labelled: all of them, or those that the audit drew.
         labelled_completions: those with a label from the experiment's source and grader.
         outcomes: completions by how they ended.
         enforcement_failures: completions whose assigned policy was not in effect.
         token_means: means by kind, for display.
+        watched: 0/1 outcomes over units by guardrail metric, as far as there are any.
 
     Raises:
         ValueError: counts that contradict each other; the message names the field, the value and the bound.
@@ -77,11 +81,16 @@ class ArmAggregates:
     outcomes: Outcomes
     enforcement_failures: int = 0
     token_means: TokenMeans | None = None
+    labels_due: int | None = None
+    watched: Mapping[GuardrailMetric, ClusterAggregate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         checks.count("exposures", self.exposures)
         checks.count("completions", self.completions)
-        self._at_most("labelled_completions", self.labelled_completions, "completions", self.completions)
+        if self.labels_due is None:
+            object.__setattr__(self, "labels_due", self.completions)
+        self._at_most("labels_due", self.due, "completions", self.completions)
+        self._at_most("labelled_completions", self.labelled_completions, "labels_due", self.due)
         self._at_most("enforcement_failures", self.enforcement_failures, "completions", self.completions)
         self._equal("outcomes.total", self.outcomes.total, "completions", self.completions)
         self._require_tokens("decoded_tokens", self.decoded_tokens)
@@ -94,6 +103,11 @@ class ArmAggregates:
         if self.em is not None:
             require_proportion(f"{self.key}: em", self.em)
             self._at_most("em.units", self.em.units, "exposures", self.exposures)
+
+    @property
+    def due(self) -> int:
+        """Completions that are to be labelled."""
+        return self.completions if self.labels_due is None else self.labels_due
 
     def _require_tokens(self, name: str, tokens: ClusterAggregate) -> None:
         self._equal(f"{name}.sum_n", tokens.sum_n, "completions", self.completions)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.statistics import sequential
 from experiments.statistics.aggregates import ClusterAggregate
@@ -12,6 +12,7 @@ from experiments.statistics.design import Design
 from experiments.statistics.proportions import require_proportion, smoothed_variance
 from experiments.statistics.relative import delta_standard_error, fieller_interval
 from experiments.statistics.results import Estimate, Interval, NotEstimable
+from experiments.statistics.safe_proportions import SafeDifference
 
 _SEQUENCE = "asymptotic_confidence_sequence"
 
@@ -24,15 +25,16 @@ class EMContrast:
         difference: estimate with its two-sided anytime-valid interval.
         lower_bound: one-sided anytime-valid lower bound at the design's alpha: above -margin, the loss is
             excluded.
-        upper_bound: one-sided anytime-valid upper bound at the design's false_revert_alpha: below -margin,
-            revert.
+        upper_bound: one-sided anytime-valid upper bound at the design's harm_alpha: below -margin, revert.
         p_non_inferiority: always-valid p-value of the null "difference <= -margin".
+        p_harm: always-valid p-value of the null "difference >= -margin": at most harm_alpha, revert.
     """
 
     difference: Estimate
     lower_bound: float
     upper_bound: float
     p_non_inferiority: float
+    p_harm: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,9 @@ class Comparison:
         return max(self.em.p_non_inferiority, self.decoded_tokens.p_saving)
 
 
-def compare(control: ArmAggregates, treatment: ArmAggregates, design: Design) -> Comparison:
+def compare(
+    control: ArmAggregates, treatment: ArmAggregates, design: Design, em_test: SafeDifference | None = None
+) -> Comparison:
     """Compares a treatment with the control.
 
     N of every sequence is the number of units of both arms together that enter the contrast.
@@ -95,6 +99,7 @@ def compare(control: ArmAggregates, treatment: ArmAggregates, design: Design) ->
         control: the control arm.
         treatment: the treatment arm.
         design: margin, minimum saving, error rates and N*.
+        em_test: the exact test of EM, where units have one request each; it takes the asymptotic one's place.
 
     Returns:
         The contrasts; an arm without labels, with fewer than 2 units, or without any variation in tokens
@@ -108,7 +113,7 @@ def compare(control: ArmAggregates, treatment: ArmAggregates, design: Design) ->
         em = (
             _too_few(control.key, control.em, "labelled ")
             or _too_few(treatment.key, treatment.em, "labelled ")
-            or compare_em(control.em, treatment.em, design)
+            or _em_contrast(control.em, treatment.em, design, em_test)
         )
     return Comparison(
         treatment=treatment.key,
@@ -116,6 +121,22 @@ def compare(control: ArmAggregates, treatment: ArmAggregates, design: Design) ->
         em=em,
         decoded_tokens=_tokens_or_reason(control, treatment, design, includes_probes=True),
         tokens_without_probes=_tokens_or_reason(control, treatment, design, includes_probes=False),
+    )
+
+
+def _em_contrast(
+    control: ClusterAggregate, treatment: ClusterAggregate, design: Design, em_test: SafeDifference | None
+) -> EMContrast | NotEstimable:
+    asymptotic = compare_em(control, treatment, design)
+    if em_test is None:
+        return asymptotic
+    interval = em_test.interval(design.level)
+    return EMContrast(
+        difference=replace(asymptotic.difference, interval=interval, method="exact_e_process"),
+        lower_bound=em_test.lower_bound(design.alpha),
+        upper_bound=em_test.upper_bound(design.harm_alpha),
+        p_non_inferiority=em_test.p_value(-design.margin, "greater"),
+        p_harm=em_test.p_value(-design.margin, "less"),
     )
 
 
@@ -142,9 +163,12 @@ def compare_em(control: ClusterAggregate, treatment: ClusterAggregate, design: D
             observations=round(control.sum_n + treatment.sum_n),
         ),
         lower_bound=max(-1.0, sequential.lower_bound(diff, se, n, tuning_n, design.alpha)),
-        upper_bound=min(1.0, sequential.upper_bound(diff, se, n, tuning_n, design.false_revert_alpha)),
+        upper_bound=min(1.0, sequential.upper_bound(diff, se, n, tuning_n, design.harm_alpha)),
         p_non_inferiority=sequential.always_valid_p(
             diff, se, n, tuning_n, design.alpha, null=-design.margin, alternative="greater"
+        ),
+        p_harm=sequential.always_valid_p(
+            diff, se, n, tuning_n, design.harm_alpha, null=-design.margin, alternative="less"
         ),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from experiments.statistics import checks
+from experiments.statistics.guardrails import Guardrail, GuardrailAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class Design:
             in (0, .5).
         level: coverage of the two-sided anytime-valid intervals, in (0, 1).
         false_revert_alpha: each treatment's probability of a wrong revert over all looks, in (0, .5).
+        guardrails: metrics that revert a treatment by themselves, each named once.
+        segments: declared segments; each has its own test for harm.
     """
 
     control: str
@@ -38,6 +41,8 @@ class Design:
     alpha: float = 0.05
     level: float = 0.95
     false_revert_alpha: float = 0.05
+    guardrails: tuple[Guardrail, ...] = ()
+    segments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", checks.weights("weights", self.weights))
@@ -52,8 +57,21 @@ class Design:
         checks.fraction("alpha", self.alpha, high=0.5)
         checks.fraction("level", self.level)
         checks.fraction("false_revert_alpha", self.false_revert_alpha, high=0.5)
+        for name, names in (("guardrails", [item.metric for item in self.guardrails]), ("segments", self.segments)):
+            if len(set(names)) != len(names):
+                raise ValueError(f"{name} must be different, got {[str(item) for item in names]}")
 
     @property
     def treatments(self) -> tuple[str, ...]:
         """Keys of the treatments, in alphabetical order (stored mappings may lose theirs)."""
         return tuple(sorted(key for key in self.weights if key != self.control))
+
+    @property
+    def harm_alpha(self) -> float:
+        """Probability of a wrong revert of a treatment by one of the tests that can revert it.
+
+        Those are the EM margin, each guardrail that reverts and each declared segment: false_revert_alpha is split
+        evenly over them (Bonferroni).
+        """
+        reverting = sum(item.action is GuardrailAction.REVERT for item in self.guardrails)
+        return self.false_revert_alpha / (1 + reverting + len(self.segments))

@@ -86,9 +86,9 @@ def _sample_ratio(srm: SequentialSRM) -> HealthCheck:
 
 def _label_rate(control: ArmAggregates, treatments: Sequence[ArmAggregates], design: Design) -> HealthCheck:
     """Bonferroni over treatments of always-valid tests that label rates are equal to the control's."""
-    rates = ", ".join(f"{arm.key} {arm.labelled_completions}/{arm.completions}" for arm in (control, *treatments))
-    if any(arm.completions == 0 for arm in (control, *treatments)):
-        message = f"Label rates ({rates}) cannot be compared yet: an arm has no completion."
+    rates = ", ".join(f"{arm.key} {arm.labelled_completions}/{arm.due}" for arm in (control, *treatments))
+    if any(arm.due == 0 for arm in (control, *treatments)):
+        message = f"Label rates ({rates}) cannot be compared yet: an arm has no completion to be labelled."
         return HealthCheck(HealthCode.LABEL_RATE, True, None, BOUND, message)
     p_values = [label_rate_p_value(control, arm, design.tuning_n) for arm in treatments]
     p = min(1.0, min(p_values) * len(p_values))
@@ -107,7 +107,7 @@ def label_rate_p_value(control: ArmAggregates, treatment: ArmAggregates, tuning_
     """
     rates, variance, units = [], 0.0, 0
     for arm in (control, treatment):
-        k, rate = arm.decoded_tokens.units, arm.labelled_completions / arm.completions
+        k, rate = min(arm.decoded_tokens.units, arm.due), arm.labelled_completions / arm.due
         smoothed = (rate * k + 1) / (k + 2)
         rates.append(rate)
         variance += smoothed * (1 - smoothed) / (k + 2)

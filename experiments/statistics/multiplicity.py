@@ -1,4 +1,4 @@
-"""Adjusting p-values for several treatments."""
+"""Adjusting p-values for several treatments or segments."""
 
 from __future__ import annotations
 
@@ -16,10 +16,26 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     Raises:
         ValueError: no p-value, or one outside [0, 1].
     """
+    return _adjusted(p_values, "holm")
+
+
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Benjamini and Hochberg's (1995) step-up adjusted p-values, in the order given.
+
+    Rejecting what is <= q keeps the expected share of false discoveries at q for independent or positively dependent
+    tests: for exploration, not for decisions.
+
+    Raises:
+        ValueError: no p-value, or one outside [0, 1].
+    """
+    return _adjusted(p_values, "fdr_bh")
+
+
+def _adjusted(p_values: Mapping[str, float], method: str) -> dict[str, float]:
     if not p_values:
         raise ValueError("p_values must have at least 1 entry, got 0")
     for key, value in p_values.items():
         if not 0 <= value <= 1:
             raise ValueError(f"p_values[{key!r}] must be in [0, 1], got {value}")
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
+    adjusted = multipletests(list(p_values.values()), method=method)[1]
     return {key: float(value) for key, value in zip(p_values, adjusted, strict=True)}

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.statistics import codec, health
+from experiments.statistics import codec, guardrails, health, segments
 from experiments.statistics.arms import ArmAggregates, Outcomes, TokenMeans
 from experiments.statistics.comparison import Comparison, compare
 from experiments.statistics.design import Design
+from experiments.statistics.evidence import Evidence
+from experiments.statistics.guardrails import GuardrailResult
 from experiments.statistics.health import Health
 from experiments.statistics.intervals import mean_interval
 from experiments.statistics.proportions import wilson_interval
 from experiments.statistics.results import Estimate, NotEstimable
+from experiments.statistics.segments import Interaction, SegmentContrast, SegmentHarm
 from experiments.statistics.srm import SequentialSRM
 from experiments.statistics.verdict import Verdict, VerdictInputs, verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class LookInputs:
         srm: the state that the last look of this phase stored, or None at its first look.
         duration_reached: whether the declared maximum duration has passed.
         reverted: keys of treatments reverted in earlier phases.
+        evidence: what is known beyond the aggregates, by arm.
 
     Raises:
         ValueError: the arms are not exactly the variants of the design.
@@ -40,6 +44,7 @@ class LookInputs:
     srm: SequentialSRM | None = None
     duration_reached: bool = False
     reverted: tuple[str, ...] = ()
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         keys = sorted(arm.key for arm in self.arms)
@@ -76,6 +81,21 @@ class ArmSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class SegmentReport:
+    """What is known of segments.
+
+    Attributes:
+        harm: tests for harm in the declared ones; they can revert.
+        contrasts: EM differences in all that were seen: exploration.
+        interactions: by treatment, whether its effect differs between segments: exploration.
+    """
+
+    harm: tuple[SegmentHarm, ...]
+    contrasts: tuple[SegmentContrast, ...]
+    interactions: Mapping[str, Interaction | NotEstimable]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The stored result of one look.
 
@@ -85,6 +105,8 @@ class Snapshot:
         total_units: exposures over all variants.
         arms: the control first, then the treatments in alphabetical order.
         comparisons: one per treatment, in alphabetical order.
+        guardrails: one result per declared guardrail and treatment.
+        segments: what is known of segments.
         health: what may block a ship.
         verdict: the decision and its reasons.
         srm: state to hand to the next look.
@@ -95,6 +117,8 @@ class Snapshot:
     total_units: int
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    guardrails: tuple[GuardrailResult, ...]
+    segments: SegmentReport
     health: Health
     verdict: Verdict
     srm: SequentialSRM
@@ -128,19 +152,50 @@ def analyse(inputs: LookInputs) -> Snapshot:
         raise ValueError(f"srm.weights must be the design's {design.weights}, got {last.weights}")
     srm = last.advance({key: arm.exposures for key, arm in by_key.items()})
     total_units = sum(arm.exposures for arm in inputs.arms)
-    comparisons = tuple(compare(control, arm, design) for arm in treatments)
+    evidence = {key: inputs.evidence.get(key, Evidence()) for key in by_key}
+    comparisons = tuple(compare(control, arm, design, evidence[arm.key].em_test) for arm in treatments)
     state = health.assess(srm, control, treatments, design)
+    watched = guardrails.assess(
+        design.guardrails,
+        control.watched,
+        {arm.key: arm.watched for arm in treatments},
+        design.harm_alpha,
+        design.tuning_n,
+        {arm.key: evidence[arm.key].guardrail_tests for arm in treatments},
+    )
+    by_segment = _segments(design, evidence)
     return Snapshot(
         schema_version=SCHEMA_VERSION,
         design=design,
         total_units=total_units,
         arms=tuple(_summarise(arm, design) for arm in (control, *treatments)),
         comparisons=comparisons,
+        guardrails=watched,
+        segments=by_segment,
         health=state,
         verdict=verdict(
-            VerdictInputs(design, comparisons, state, total_units, inputs.duration_reached, inputs.reverted)
+            VerdictInputs(
+                design,
+                comparisons,
+                state,
+                total_units,
+                inputs.duration_reached,
+                inputs.reverted,
+                watched,
+                by_segment.harm,
+            )
         ),
         srm=srm,
+    )
+
+
+def _segments(design: Design, evidence: Mapping[str, Evidence]) -> SegmentReport:
+    control = evidence[design.control].segments
+    treated = {key: evidence[key].segments for key in design.treatments}
+    return SegmentReport(
+        harm=tuple(item for key, own in treated.items() for item in segments.harm(key, control, own, design)),
+        contrasts=tuple(item for key, own in treated.items() for item in segments.contrasts(key, control, own, design)),
+        interactions={key: segments.interaction(key, control, own) for key, own in treated.items()},
     )
 
 

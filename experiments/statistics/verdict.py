@@ -8,9 +8,11 @@ from enum import StrEnum
 from experiments.statistics import checks
 from experiments.statistics.comparison import Comparison
 from experiments.statistics.design import Design
+from experiments.statistics.guardrails import GuardrailAction, GuardrailResult
 from experiments.statistics.health import Health
 from experiments.statistics.multiplicity import holm
 from experiments.statistics.results import NotEstimable
+from experiments.statistics.segments import SegmentHarm
 
 
 class Decision(StrEnum):
@@ -28,11 +30,14 @@ class ReasonCode(StrEnum):
     EM_WITHIN_MARGIN = "em_within_margin"
     EM_NOT_SHOWN = "em_not_shown"
     EM_BEYOND_MARGIN = "em_beyond_margin"
+    GUARDRAIL_BREACHED = "guardrail_breached"
+    SEGMENT_HARMED = "segment_harmed"
     SAVING_SHOWN = "saving_shown"
     SAVING_NOT_SHOWN = "saving_not_shown"
     MULTIPLICITY = "multiplicity"
     NOT_ESTIMABLE = "not_estimable"
     HEALTH_BLOCKS_SHIP = "health_blocks_ship"
+    ALARM_BLOCKS_SHIP = "alarm_blocks_ship"
     MAXIMUM_REACHED = "maximum_reached"
     REVERTED_EARLIER = "reverted_earlier"
 
@@ -103,6 +108,8 @@ class VerdictInputs:
         total_units: exposures over all variants, against the design's maximum_units.
         duration_reached: whether the declared maximum duration has passed.
         reverted: treatments that were reverted in earlier phases; they stay in the Holm family, with p = 1.
+        guardrails: results of the declared guardrails.
+        segments: results of the declared segments.
     """
 
     design: Design
@@ -111,6 +118,8 @@ class VerdictInputs:
     total_units: int
     duration_reached: bool = False
     reverted: tuple[str, ...] = ()
+    guardrails: tuple[GuardrailResult, ...] = ()
+    segments: tuple[SegmentHarm, ...] = ()
 
     def __post_init__(self) -> None:
         checks.count("total_units", self.total_units)
@@ -128,8 +137,9 @@ def verdict(inputs: VerdictInputs) -> Verdict:
     """The verdict at one look.
 
     Ship: both nulls rejected, each at alpha (intersection-union), Holm over treatments on the larger p-value,
-    and healthy. Revert: the upper bound of the EM difference is below -margin, at any sample size and
-    whatever the health. Inconclusive: the declared maximum is reached with neither.
+    healthy, and no alarm. Revert: the upper bound of the EM difference is below -margin, over all requests or in a
+    declared segment, or a guardrail is breached; at any sample size and whatever the health. Inconclusive: the
+    declared maximum is reached with neither.
     """
     p_values = {comparison.treatment: comparison.p_ship for comparison in inputs.comparisons}
     adjusted = holm({**p_values, **dict.fromkeys(inputs.reverted, 1.0)})
@@ -146,30 +156,45 @@ def _judge(
     comparison: Comparison, p_adjusted: float, ending: tuple[Reason, ...], inputs: VerdictInputs
 ) -> TreatmentVerdict:
     design = inputs.design
-    harm = _harm(comparison, design)
+    harms = _harms(comparison, inputs)
+    blocks = _blocks(inputs)
     reasons: tuple[Reason, ...]
     evidence = (_em_reason(comparison, design), _saving_reason(comparison, design))
-    if harm is not None:
-        decision, reasons = Decision.REVERT, (harm, evidence[1])
-    elif p_adjusted <= design.alpha and inputs.health.passed:
+    if harms:
+        decision, reasons = Decision.REVERT, (*harms, evidence[1])
+    elif p_adjusted <= design.alpha and not blocks:
         decision, reasons = Decision.SHIP, evidence
     else:
         decision = Decision.INCONCLUSIVE if ending else Decision.KEEP_RUNNING
-        blocked = _multiplicity(comparison, p_adjusted, design) + _blocks(inputs.health)
-        reasons = (*ending, *blocked, *evidence)
+        reasons = (*ending, *_multiplicity(comparison, p_adjusted, design), *blocks, *evidence)
     return TreatmentVerdict(comparison.treatment, decision, comparison.p_ship, p_adjusted, reasons)
 
 
-def _harm(comparison: Comparison, design: Design) -> Reason | None:
+def _harms(comparison: Comparison, inputs: VerdictInputs) -> tuple[Reason, ...]:
+    """Everything that reverts this treatment: the EM margin, guardrails, declared segments."""
+    breaches = [
+        Reason(ReasonCode.GUARDRAIL_BREACHED, item.metric.value, item.lower_bound, item.bound, item.message)
+        for item in inputs.guardrails
+        if item.breached and item.action is GuardrailAction.REVERT and item.treatment == comparison.treatment
+    ]
+    harmed = [
+        Reason(ReasonCode.SEGMENT_HARMED, item.segment, item.upper_bound, -inputs.design.margin, item.message)
+        for item in inputs.segments
+        if item.harmed and item.treatment == comparison.treatment
+    ]
+    return (*_em_harm(comparison, inputs.design), *breaches, *harmed)
+
+
+def _em_harm(comparison: Comparison, design: Design) -> tuple[Reason, ...]:
     em = comparison.em
-    if isinstance(em, NotEstimable) or em.upper_bound >= -design.margin:
-        return None
+    if isinstance(em, NotEstimable) or em.p_harm > design.harm_alpha:
+        return ()
     message = (
         f"EM is lower by at least {_points(-em.upper_bound)} (upper bound of the difference "
         f"{_points(em.upper_bound, sign=True)}), more than the margin of {_points(design.margin)}."
     )
     name = "em_difference_upper_bound"
-    return Reason(ReasonCode.EM_BEYOND_MARGIN, name, em.upper_bound, -design.margin, message)
+    return (Reason(ReasonCode.EM_BEYOND_MARGIN, name, em.upper_bound, -design.margin, message),)
 
 
 def _em_reason(comparison: Comparison, design: Design) -> Reason:
@@ -216,11 +241,18 @@ def _multiplicity(comparison: Comparison, p_adjusted: float, design: Design) -> 
     return (Reason(ReasonCode.MULTIPLICITY, "p_ship_adjusted", p_adjusted, design.alpha, message),)
 
 
-def _blocks(health: Health) -> tuple[Reason, ...]:
-    return tuple(
+def _blocks(inputs: VerdictInputs) -> tuple[Reason, ...]:
+    """What keeps any treatment from being shipped."""
+    unhealthy = [
         Reason(ReasonCode.HEALTH_BLOCKS_SHIP, check.code.value, check.value, check.bound, check.message)
-        for check in health.failures
-    )
+        for check in inputs.health.failures
+    ]
+    alarms = [
+        Reason(ReasonCode.ALARM_BLOCKS_SHIP, item.metric.value, item.lower_bound, item.bound, item.message)
+        for item in inputs.guardrails
+        if item.breached and item.action is GuardrailAction.ALARM
+    ]
+    return (*unhealthy, *alarms)
 
 
 def _maximum_reached(inputs: VerdictInputs) -> tuple[Reason, ...]:

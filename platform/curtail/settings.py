@@ -114,7 +114,25 @@ CELERY_TASK_ACKS_LATE = False
 CELERY_TASK_DEFAULT_QUEUE = "background"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 LOOK_EVERY_SECONDS = env.integer("CURTAIL_LOOK_EVERY_SECONDS", 60, minimum=1, maximum=3600)
-CELERY_BEAT_SCHEDULE = {"looks": {"task": "workers.tasks.looks.take_looks", "schedule": LOOK_EVERY_SECONDS}}
+CELERY_BEAT_SCHEDULE = {
+    "looks": {"task": "workers.tasks.looks.take_looks", "schedule": LOOK_EVERY_SECONDS},
+    "notifications": {"task": "workers.tasks.notifications.deliver_notifications", "schedule": 30},
+}
+
+# Telling owners -----------------------------------------------------------------------------------
+
+# Without a mail server messages are written to the log of the worker.
+EMAIL_HOST = env.text("CURTAIL_EMAIL_HOST", "")
+EMAIL_PORT = env.integer("CURTAIL_EMAIL_PORT", 587, minimum=1, maximum=65_535)
+EMAIL_HOST_USER = env.text("CURTAIL_EMAIL_USER", "")
+EMAIL_HOST_PASSWORD = env.text("CURTAIL_EMAIL_PASSWORD", "")
+EMAIL_USE_TLS = env.flag("CURTAIL_EMAIL_TLS", bool(EMAIL_HOST_USER))
+EMAIL_TIMEOUT = 10
+EMAIL_BACKEND = f"django.core.mail.backends.{'smtp' if EMAIL_HOST else 'console'}.EmailBackend"
+DEFAULT_FROM_EMAIL = env.text("CURTAIL_EMAIL_FROM", "curtail@localhost")
+NOTIFY_EMAIL = env.text("CURTAIL_NOTIFY_EMAIL", "")
+WEBHOOK_URL = env.url("CURTAIL_WEBHOOK_URL", "", ("http", "https"))
+WEBHOOK_SECRET = env.text("CURTAIL_WEBHOOK_SECRET", "")
 
 # Serving ------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ def test_many_labels_come_as_json_lines(call: Call, stored: None, kind: str) -> 
     [
         ("{", "body", "labels[2].body: Invalid JSON"),
         ("3", "body", "labels[2].body: Input should be an object"),
-        ('{"completion_id": "b"}', "reference", "labels[2].reference: Field required"),
+        ('{"completion_id": "b"}', "reference", "labels[2].reference must not be empty, got None"),
         ('{"completion_id": "b", "reference": 42}', "reference", "labels[2].reference: Input should be a valid string"),
         (line("b", grade="A"), "grade", "labels[2].grade: Extra inputs are not permitted"),
         (line("b", " "), "reference", "labels[2].reference must not be empty, got ' '"),

@@ -10,14 +10,14 @@ from django.db import connection, connections, transaction
 
 from experiments.models import Label
 from experiments.services.errors import InvalidInput
-from experiments.services.labels import LabelReport, ReferenceLabel, submit_references
+from experiments.services.labels import LabelReport, NewLabel, submit_labels
 from experiments.services.ledger import ingest
 from experiments.wire import CompletionRecord
 from tests.service_layer.conftest import NOON, Admit, answered
 
 
 def submit(*pairs: tuple[str, str]) -> LabelReport:
-    return submit_references([ReferenceLabel(*pair) for pair in pairs])
+    return submit_labels([NewLabel(*pair) for pair in pairs])
 
 
 def correctness() -> dict[str, bool | None]:

@@ -197,7 +197,8 @@ def test_bad_designs_are_refused(change: dict[str, Any], message: str) -> None:
     [
         ({"exposures": -1}, "exposures must be >= 0, got -1"),
         ({"exposures": 9}, "full: decoded_tokens.units must be <= exposures = 9, got 10"),
-        ({"completions": 9}, "full: labelled_completions must be <= completions = 9, got 10"),
+        ({"labels_due": 9}, "full: labelled_completions must be <= labels_due = 9, got 10"),
+        ({"completions": 9, "labels_due": 10}, "full: labels_due must be <= completions = 9, got 10"),
         ({"labelled_completions": 9}, "full: em.sum_n must be labelled_completions = 9, got 10"),
         ({"enforcement_failures": 11}, "full: enforcement_failures must be <= completions = 10, got 11"),
         ({"outcomes": Outcomes(answered=9)}, "full: outcomes.total must be completions = 10, got 9"),

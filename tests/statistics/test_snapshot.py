@@ -92,7 +92,7 @@ def test_arms_must_be_the_variants_of_the_design() -> None:
 
 def test_another_schema_version_is_refused() -> None:
     data = _through_json(analyse(LOOKS["ship"])) | {"schema_version": 99}
-    with pytest.raises(ValueError, match="schema_version must be 1, got 99"):
+    with pytest.raises(ValueError, match="schema_version must be 2, got 99"):
         Snapshot.from_dict(data)
 
 

@@ -8,6 +8,7 @@ from celery import shared_task
 
 from experiments.models import Experiment
 from experiments.services.looks import look
+from workers.tasks.notifications import deliver_notifications
 
 logger = logging.getLogger(__name__)
 
@@ -25,3 +26,6 @@ def take_look(experiment_id: int) -> None:
     snapshot = look(experiment_id)
     if snapshot is None:
         logger.info("experiment %d is being looked at by another worker", experiment_id)
+        return
+    # The owner hears of a revert at once; a message that fails is tried again by its own schedule.
+    deliver_notifications.delay()

@@ -1,0 +1,171 @@
+"""Automatic revert: from a breach in the traffic to an arm that is gone, an audit event and a message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from experiments.models import AuditEvent, Experiment, Notification, Phase, Snapshot, UseCase
+from experiments.services import experiments as service
+from experiments.services.errors import InvalidInput
+from experiments.services.ledger import ingest
+from experiments.services.looks import look
+from experiments.services.routing import load_routing
+from experiments.statistics.guardrails import Guardrail, GuardrailMetric, to_json
+from tests.service_layer.conftest import FULL, SHORT, Admit, answered, make_draft
+
+pytestmark = pytest.mark.usefixtures("redis_client")
+
+
+def run(use_case: UseCase, third: bool = False, **changes: Any) -> Phase:
+    """A running experiment with settings of its own."""
+    if third:
+        checkpoint = use_case.checkpoint
+        arms = [
+            service.VariantSpec("full", FULL, checkpoint, 0.4, is_control=True),
+            service.VariantSpec("short", SHORT, checkpoint, 0.4),
+            service.VariantSpec("shorter", SHORT, checkpoint, 0.2),
+        ]
+        draft = service.create_experiment("ada", use_case, "Three arms", arms)
+    else:
+        draft = make_draft(use_case)
+    Experiment.objects.filter(pk=draft.pk).update(**changes)
+    phase = service.start("ada", Experiment.objects.get(pk=draft.pk)).phase
+    assert phase is not None
+    return phase
+
+
+def traffic(admit: Admit, phase: Phase, n: int = 150, **answers: dict[str, Any]) -> None:
+    """n answered requests of n units for each arm; `answers` has what an arm's completions are like."""
+    records, endings = [], []
+    for key in phase.weights:
+        for i in range(n):
+            name = f"{phase.pk}-{key}-{i}"
+            records.append(admit(name, phase=phase, variant=key, unit=name, reference="42"))
+            endings.append(answered(name, **{"answer": "42", "thinking_tokens": 100 + i % 7} | answers.get(key, {})))
+    ingest(records, endings)
+
+
+EMPTY = {"answer": ""}
+RAIL = to_json([Guardrail(GuardrailMetric.EMPTY, 0.1)])
+
+
+def test_a_breached_guardrail_ends_the_experiment_when_it_was_the_last_treatment(
+    use_case: UseCase, admit: Admit
+) -> None:
+    phase = run(use_case, guardrails=RAIL, margin=0.99)
+    traffic(admit, phase, short=EMPTY)
+    look(phase.experiment_id)
+    experiment = Experiment.objects.get()
+    assert (experiment.state, experiment.conclusion) == ("stopped", "reverted")
+    variant = experiment.variants.get(key="short")
+    assert variant.reverted_at is not None
+    assert variant.reverted_why.startswith("Empty answers of short: 100.00% against 0.00%")
+
+
+def test_the_other_arms_go_on_in_a_new_phase_and_keep_their_units(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, third=True, guardrails=RAIL)
+    before = load_routing(1).routes["arithmetic"].experiment
+    traffic(admit, phase, short=EMPTY)
+    look(phase.experiment_id)
+    experiment = Experiment.objects.get()
+    newest = experiment.phase
+    assert experiment.state == "running"
+    assert newest is not None
+    assert newest.number == 2
+    assert newest.weights == pytest.approx({"full": 2 / 3, "shorter": 1 / 3})
+    after = load_routing(2).routes["arithmetic"].experiment
+    assert before is not None
+    assert after is not None
+    kept = dict(zip([arm.variant_key for arm in after.arms], after.ranges, strict=True))
+    all_ranges = dict(zip([arm.variant_key for arm in before.arms], before.ranges, strict=True))
+    assert kept == {key: all_ranges[key] for key in ("full", "shorter")}
+
+
+def test_a_reverted_arm_stays_in_the_family_of_tests(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, third=True, guardrails=RAIL)
+    traffic(admit, phase, short=EMPTY)
+    look(phase.experiment_id)
+    newest = Experiment.objects.get().phase
+    assert newest is not None
+    traffic(admit, newest)
+    look(phase.experiment_id)
+    verdicts = Snapshot.objects.filter(phase=newest).get().data["verdict"]["treatments"]
+    assert {item["treatment"]: item["decision"] for item in verdicts}["short"] == "revert"
+
+
+def test_em_beyond_the_margin_reverts(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case)
+    traffic(admit, phase, short={"answer": "43"})
+    look(phase.experiment_id)
+    assert Experiment.objects.get().conclusion == "reverted"
+
+
+def test_a_revert_leaves_an_audit_event_that_says_why(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, third=True, guardrails=RAIL, margin=0.99)
+    traffic(admit, phase, short=EMPTY)
+    look(phase.experiment_id)
+    event = AuditEvent.objects.get(action="revert")
+    assert (event.actor, event.after["reasons"]) == ("guardrail", ["guardrail_breached", "saving_not_shown"])
+    assert "Empty answers of short" in event.why
+
+
+def test_the_owner_and_the_webhook_are_told(use_case: UseCase, admit: Admit, settings: Any) -> None:
+    settings.WEBHOOK_URL = "http://hooks.example/curtail"
+    phase = run(use_case, third=True, guardrails=RAIL, owner_email="ada@example.org")
+    traffic(admit, phase, short=EMPTY)
+    look(phase.experiment_id)
+    assert set(Notification.objects.values_list("channel", "recipient")) == {
+        ("email", "ada@example.org"),
+        ("webhook", "http://hooks.example/curtail"),
+    }
+    assert Notification.objects.filter(payload__event="arm_reverted").count() == 2
+
+
+def test_a_reverted_variant_cannot_be_shipped(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, third=True, guardrails=RAIL)
+    traffic(admit, phase, short=EMPTY)
+    look(phase.experiment_id)
+    experiment = Experiment.objects.get()
+    with pytest.raises(InvalidInput, match="variant short was reverted"):
+        service.stop("ada", experiment, "shipped", ship=experiment.variants.get(key="short"))
+
+
+def test_a_look_at_an_experiment_that_was_paused_meanwhile_reverts_nothing(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, third=True, guardrails=RAIL)
+    traffic(admit, phase, short=EMPTY)
+    service.pause("ada", phase.experiment)
+    look(phase.experiment_id)
+    assert not AuditEvent.objects.filter(action="revert").exists()
+
+
+def test_healthy_arms_are_left_alone(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, guardrails=RAIL)
+    traffic(admit, phase)
+    look(phase.experiment_id)
+    assert Experiment.objects.get().state == "running"
+    assert not Notification.objects.exists()
+
+
+def test_the_declared_maximum_without_a_decision_ends_it_as_inconclusive(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, maximum_units=40, owner_email="ada@example.org")
+    traffic(admit, phase, n=20)
+    look(phase.experiment_id)
+    assert Experiment.objects.get().conclusion == "inconclusive"
+    assert Notification.objects.get().payload["event"] == "inconclusive"
+
+
+def test_harm_in_a_declared_segment_reverts(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, segments=["batch"], margin=0.3)
+    for segment, answer in (("batch", "43"), ("", "42")):
+        records, endings = [], []
+        for key in phase.weights:
+            for i in range(120 if segment else 600):
+                name = f"{segment}-{key}-{i}"
+                records.append(admit(name, phase=phase, variant=key, unit=name, reference="42", segment=segment))
+                endings.append(answered(name, answer if key == "short" else "42", thinking_tokens=100 + i % 7))
+        ingest(records, endings)
+    look(phase.experiment_id)
+    reasons = AuditEvent.objects.get(action="revert").after["reasons"]
+    assert reasons[0] == "segment_harmed"
