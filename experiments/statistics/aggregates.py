@@ -151,7 +151,8 @@ class ClusterAggregate:
 def exact_array(values: NDArray[Any]) -> NDArray[Any]:
     """Python integers where the values are whole (sums of squares cannot overflow), floats elsewhere."""
     if values.dtype.kind in "biu" or np.all(values == np.floor(values)):
-        return np.array([int(value) for value in values.tolist()], dtype=object)
+        whole = np.array([int(value) for value in values.ravel().tolist()], dtype=object)
+        return whole.reshape(values.shape)
     return values.astype(np.float64)
 
 

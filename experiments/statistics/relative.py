@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
+
+from scipy import stats
 
 from experiments.statistics import checks
-from experiments.statistics.results import Interval, NotEstimable
+from experiments.statistics.aggregates import ClusterAggregate
+from experiments.statistics.means import welch_degrees_of_freedom
+from experiments.statistics.results import Estimate, Interval, NotEstimable
 
 
 def fieller_interval(
@@ -72,3 +77,62 @@ def delta_standard_error(
     checks.non_negative("variance_treatment", variance_treatment)
     ratio = checks.finite("mean_treatment", mean_treatment) / mean_control
     return math.sqrt(variance_treatment + ratio * ratio * variance_control) / mean_control
+
+
+RelativeMethod = Literal["fieller", "delta", "log_delta"]
+
+
+def relative_change(
+    control: ClusterAggregate, treatment: ClusterAggregate, level: float, method: RelativeMethod = "fieller"
+) -> Estimate | NotEstimable:
+    """Treatment / control - 1 of two independent means at a fixed sample size.
+
+    "fieller" is the default: for skewed tokens the other two cover less than they say (lognormal with sigma 1.5 and
+    50 units an arm: .96 against .88 and .90 at nominal .95). "delta" is symmetric around the estimate, with Welch's
+    degrees of freedom; "log_delta" is symmetric on the log scale, so that it never reaches -100 %.
+
+    Args:
+        control: the metric over the control's units, its mean > 0.
+        treatment: over the treatment's.
+        level: nominal coverage in (0, 1).
+        method: how the interval is made.
+
+    Returns:
+        The estimate as a fraction, or NotEstimable where a mean or a variance forbids it.
+    """
+    checks.fraction("level", level)
+    if method not in ("fieller", "delta", "log_delta"):
+        raise ValueError(f"method must be fieller, delta or log_delta, got {method!r}")
+    for name, side in (("control", control), ("treatment", treatment)):
+        if side.units < 2 or side.sum_n == 0:
+            return NotEstimable(f"the {name} has {side.units} units, at least 2 are needed")
+    if control.mean <= 0:
+        return NotEstimable(f"the control's mean must be > 0 for a relative change, got {control.mean:g}")
+    moments = (control.mean, control.variance_of_mean, treatment.mean, treatment.variance_of_mean)
+    return Estimate(
+        value=treatment.mean / control.mean - 1,
+        se=delta_standard_error(*moments),
+        interval=_relative_interval(moments, (control.units, treatment.units), level, method),
+        method=method,
+        anytime_valid=False,
+        units=control.units + treatment.units,
+        observations=round(control.sum_n + treatment.sum_n),
+    )
+
+
+def _relative_interval(
+    moments: tuple[float, float, float, float], units: tuple[int, int], level: float, method: RelativeMethod
+) -> Interval | NotEstimable:
+    z, ratio, se = float(stats.norm.isf((1 - level) / 2)), moments[2] / moments[0], delta_standard_error(*moments)
+    if method == "fieller":
+        return fieller_interval(*moments, z, level)
+    if method == "log_delta":
+        if ratio <= 0:
+            return NotEstimable(f"the treatment's mean must be > 0 on the log scale, got {moments[2]:g}")
+        factor = math.exp(z * se / ratio)
+        return Interval(ratio / factor - 1, ratio * factor - 1, level)
+    if se == 0:
+        return NotEstimable("all units of each arm have the same mean: no variation to judge by")
+    freedom = welch_degrees_of_freedom((moments[1], moments[3]), units)
+    half = float(stats.t.isf((1 - level) / 2, freedom)) * se
+    return Interval(ratio - 1 - half, ratio - 1 + half, level)
