@@ -97,6 +97,7 @@ def _evidence(
             sketches=sketched.get(variant.pk, {}),
             em_test=tests[variant.key].em if variant.key in tests else None,
             guardrail_tests=tests[variant.key].guardrails if variant.key in tests else {},
+            predictions=bool(experiment.proxy_source),
         )
         for variant in variants
     }

@@ -23,6 +23,7 @@ class Evidence:
         sketches: by metric.
         em_test: the exact test of EM against the control, where units have one request each.
         guardrail_tests: the same of guardrails by metric.
+        predictions: whether a source of predictions of correctness is declared.
     """
 
     moments: UnitMoments | None = None
@@ -31,3 +32,4 @@ class Evidence:
     sketches: Mapping[str, QuantileSketch] = field(default_factory=dict)
     em_test: SafeDifference | None = None
     guardrail_tests: Mapping[GuardrailMetric, SafeDifference] = field(default_factory=dict)
+    predictions: bool = False

@@ -10,11 +10,13 @@ from experiments.statistics import codec, guardrails, health, segments
 from experiments.statistics.arms import ArmAggregates, Outcomes, TokenMeans
 from experiments.statistics.comparison import Comparison, compare
 from experiments.statistics.design import Design
+from experiments.statistics.details import TreatmentDetail, detail, quantiles
 from experiments.statistics.evidence import Evidence
 from experiments.statistics.guardrails import GuardrailResult
 from experiments.statistics.health import Health
 from experiments.statistics.intervals import mean_interval
 from experiments.statistics.proportions import wilson_interval
+from experiments.statistics.quantiles import QuantileEstimate
 from experiments.statistics.results import Estimate, NotEstimable
 from experiments.statistics.segments import Interaction, SegmentContrast, SegmentHarm
 from experiments.statistics.srm import SequentialSRM
@@ -65,6 +67,7 @@ class ArmSummary:
         decoded_tokens: mean per completion with a t interval, probes included.
         tokens_without_probes: the same without probe tokens, marked by its name.
         token_means: means by kind, or None where the caller gave none.
+        quantiles: p50, p90 and p99 by sketched metric; fixed sample.
     """
 
     key: str
@@ -78,6 +81,7 @@ class ArmSummary:
     decoded_tokens: Estimate | NotEstimable
     tokens_without_probes: Estimate | NotEstimable
     token_means: TokenMeans | None
+    quantiles: Mapping[str, tuple[QuantileEstimate | NotEstimable, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Snapshot:
         total_units: exposures over all variants.
         arms: the control first, then the treatments in alphabetical order.
         comparisons: one per treatment, in alphabetical order.
+        details: one per treatment, in alphabetical order; they decide nothing.
         guardrails: one result per declared guardrail and treatment.
         segments: what is known of segments.
         health: what may block a ship.
@@ -117,6 +122,7 @@ class Snapshot:
     total_units: int
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    details: tuple[TreatmentDetail, ...]
     guardrails: tuple[GuardrailResult, ...]
     segments: SegmentReport
     health: Health
@@ -168,8 +174,9 @@ def analyse(inputs: LookInputs) -> Snapshot:
         schema_version=SCHEMA_VERSION,
         design=design,
         total_units=total_units,
-        arms=tuple(_summarise(arm, design) for arm in (control, *treatments)),
+        arms=tuple(_summarise(arm, design, evidence[arm.key]) for arm in (control, *treatments)),
         comparisons=comparisons,
+        details=tuple(detail(arm.key, evidence[control.key], evidence[arm.key], design) for arm in treatments),
         guardrails=watched,
         segments=by_segment,
         health=state,
@@ -199,7 +206,7 @@ def _segments(design: Design, evidence: Mapping[str, Evidence]) -> SegmentReport
     )
 
 
-def _summarise(arm: ArmAggregates, design: Design) -> ArmSummary:
+def _summarise(arm: ArmAggregates, design: Design, evidence: Evidence) -> ArmSummary:
     em: Estimate | NotEstimable
     if arm.em is None:
         em = NotEstimable(f"arm {arm.key!r} has no labelled completions")
@@ -217,4 +224,5 @@ def _summarise(arm: ArmAggregates, design: Design) -> ArmSummary:
         decoded_tokens=mean_interval(arm.decoded_tokens, design.level),
         tokens_without_probes=mean_interval(arm.tokens_without_probes, design.level),
         token_means=arm.token_means,
+        quantiles=quantiles(evidence.sketches, arm.decoded_tokens, design.level),
     )
