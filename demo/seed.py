@@ -11,6 +11,7 @@ from django.contrib.auth import get_user_model
 from demo.scenario import FULL, MODEL_PROFILE, DemoExperiment
 from demo.tiny_reasoner.checkpoints import read_index
 from experiments.models import Admission, Checkpoint, Completion, Experiment, ModelProfile, Snapshot, UseCase
+from experiments.services.declarations import declare
 from experiments.services.experiments import VariantSpec, create_experiment, start, stop
 from experiments.services.registry import (
     issue_api_key,
@@ -95,6 +96,8 @@ def _experiment(scenario: DemoExperiment, checkpoints: dict[int | None, Checkpoi
         tuning_units=2 * scenario.requests // len(scenario.arms),
         salt=scenario.salt,
     )
+    # Each arm gets its whole sample, so that its figures can be held against the published ones.
+    declare(ACTOR, experiment, {"automatic": False})
     return SeededExperiment(scenario, start(ACTOR, experiment), key.token)
 
 

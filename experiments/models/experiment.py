@@ -46,6 +46,9 @@ class Experiment(models.Model):
         default=5000,
         help_text="Units of control and treatment together at which the intervals are about tightest.",
     )
+    automatic = models.BooleanField(
+        default=True, help_text="Whether looks revert arms and end the experiment at its maximum by themselves."
+    )
     false_revert_alpha = models.FloatField(
         default=0.05, help_text="Probability that an arm is reverted wrongly, over all looks and its guardrails."
     )

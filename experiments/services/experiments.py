@@ -15,8 +15,10 @@ from experiments.assignment import bucket_ranges
 from experiments.models import Checkpoint, Experiment, ModelProfile, Phase, UseCase, Variant
 from experiments.services import audit
 from experiments.services.changes import announce_change
+from experiments.services.declarations import DEFAULT_GUARDRAILS
 from experiments.services.errors import InvalidInput, WrongState
 from experiments.services.registry import check_between, valid_policy
+from experiments.statistics.guardrails import to_json
 
 State = Experiment.State
 MAX_NAME_LENGTH = 120
@@ -52,7 +54,7 @@ def create_experiment(
     coverage: float = 1.0,
     salt: str | None = None,
 ) -> Experiment:
-    """Create a draft. Margin and minimum saving default to the use case's.
+    """Create a draft. Margin and minimum saving default to the use case's, guardrails to DEFAULT_GUARDRAILS.
 
     Raises:
         InvalidInput: a value is not allowed; the message names it and its bound.
@@ -73,6 +75,7 @@ def create_experiment(
         tuning_units=tuning_units,
         coverage=coverage,
         salt=salt or secrets.token_hex(8),
+        guardrails=to_json(DEFAULT_GUARDRAILS),
     )
     ordered = sorted(variants, key=lambda v: not v.is_control)
     total_weight = math.fsum(variant.weight for variant in variants)

@@ -9,7 +9,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from experiments.grading import MAX_REFERENCE_LENGTH, Grader, grader_by_name, normalise_answer
-from experiments.models import Admission, Completion, Label
+from experiments.models import Admission, Completion, Experiment, Label
 from experiments.services.errors import InvalidInput
 from experiments.services.recounting import mark_changed
 
@@ -111,6 +111,14 @@ def _check_reference(where: str, reference: str | None) -> None:
         raise InvalidInput(
             f"{where}.reference must have at most {MAX_REFERENCE_LENGTH} characters, got {len(reference)}", "reference"
         )
+
+
+def audit_queue(experiment: Experiment, limit: int) -> list[str]:
+    """Ids of the newest answered completions that the audit drew and nobody has labelled yet."""
+    answered = Completion.objects.filter(outcome=Completion.Outcome.ANSWERED).values("id")
+    labelled = Label.objects.filter(source=Label.Source.AUDIT).values("admission_id")
+    drawn = Admission.objects.filter(phase__experiment=experiment, audited=True, id__in=answered)
+    return list(drawn.exclude(id__in=labelled).order_by("-admitted_at").values_list("id", flat=True)[:limit])
 
 
 def hold_grading_lock() -> None:

@@ -22,11 +22,12 @@ def act_on(phase: Phase, snapshot: Snapshot) -> tuple[str, ...]:
 
     Each leaves the experiment: the rest goes on in a new phase, and without any treatment left the experiment ends
     as reverted. At the declared maximum it ends as inconclusive. Nothing happens when the experiment has moved on
-    since the look.
+    since the look, or leaves the decision to a person.
     """
     experiment = Experiment.objects.select_for_update().get(pk=phase.experiment_id)
     current = experiment.phase
-    if experiment.state != Experiment.State.RUNNING or current is None or current.pk != phase.pk:
+    moved_on = experiment.state != Experiment.State.RUNNING or current is None or current.pk != phase.pk
+    if moved_on or not experiment.automatic:
         return ()
     if snapshot.verdict.decision is Decision.INCONCLUSIVE:
         _end_inconclusive(experiment, snapshot)
@@ -63,9 +64,13 @@ def _revert(experiment: Experiment, variant: Variant, verdict: TreatmentVerdict)
     audit.record(
         ACTOR,
         "revert",
-        variant,
-        before={"in_experiment": True},
-        after={"in_experiment": False, "reasons": [reason.code.value for reason in verdict.reasons]},
+        experiment,
+        before={"variant": variant.key, "in_experiment": True},
+        after={
+            "variant": variant.key,
+            "in_experiment": False,
+            "reasons": [reason.code.value for reason in verdict.reasons],
+        },
         why=why,
     )
     notify(

@@ -24,6 +24,7 @@ from experiments.web.plots import forest_panels
 from experiments.web.report import build_report
 from experiments.web.wording import (
     STATE_TONES,
+    guardrail_words,
     number,
     percent,
     plain,
@@ -45,6 +46,7 @@ class ArmSetting:
     policy: str
     checkpoint: str
     weight: str
+    reverted_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,16 @@ class HistoryItem:
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """One experiment."""
     experiment = get_object_or_404(Experiment.objects.select_related("use_case"), pk=pk)
+    context = results_context(experiment) | {
+        "awaits_look": "looking" in request.GET,
+        "history": _history(experiment),
+        "look_every": settings.LOOK_EVERY_SECONDS,
+    }
+    return render(request, "experiments/detail.html", context)
+
+
+def results_context(experiment: Experiment) -> dict[str, Any]:
+    """What the results and the settings of an experiment are shown from."""
     variants = list(experiment.variants.select_related("checkpoint__model"))
     phase = experiment.phase
     stored = newest_snapshot(experiment)
@@ -80,13 +92,10 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "phase": phase,
         "stored": stored,
         "newest_id": stored.pk if stored else 0,
-        "awaits_look": "looking" in request.GET,
         "arms": [_arm(variant) for variant in variants],
         "choices": _ship_choices(variants, snapshot),
         "settings_list": _settings(experiment),
-        "history": _history(experiment),
         "define": DEFINITIONS,
-        "look_every": settings.LOOK_EVERY_SECONDS,
     }
     if stored and snapshot:
         context |= {
@@ -97,7 +106,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         }
     elif phase:
         context["exposed"] = number(_exposed(phase))
-    return render(request, "experiments/detail.html", context)
+    return context
 
 
 @page
@@ -124,6 +133,7 @@ def _arm(variant: Variant) -> ArmSetting:
         policy=policy_words(variant.policy),
         checkpoint=str(variant.checkpoint),
         weight=f"{plain(round(100 * variant.weight, 2))}%",
+        reverted_at=variant.reverted_at,
     )
 
 
@@ -131,7 +141,7 @@ def _ship_choices(variants: list[Variant], snapshot: Snapshot | None) -> list[Sh
     verdict = snapshot.verdict if snapshot else None
     supported = {item.treatment for item in (verdict.treatments if verdict else ()) if item.decision is Decision.SHIP}
     winner = verdict.winner if verdict else None
-    keys = [variant.key for variant in variants if not variant.is_control]
+    keys = [variant.key for variant in variants if not variant.is_control and variant.reverted_at is None]
     return [ShipChoice(key, key in supported, key == winner) for key in keys]
 
 
@@ -158,6 +168,21 @@ def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
             f"{percent(experiment.coverage, 0)} of the {units}",
             "The share that takes part at all.",
         ),
+        (
+            "Guardrails",
+            guardrail_words(experiment.guardrails),
+            "An arm that is shown to be beyond one of them leaves the experiment by itself, if it is automatic.",
+        ),
+        (
+            "Automatic",
+            "yes: looks revert arms and end it at its maximum" if experiment.automatic else "no: a person decides",
+            "Whether a look's verdict takes effect by itself. Shipping is always a person's decision.",
+        ),
+        (
+            "EM is measured by",
+            "a random audit" if experiment.estimand_source == "audit" else "references",
+            "The labels that decide; predictions of a judge or of users only sharpen them.",
+        ),
     ]
 
 
@@ -168,6 +193,8 @@ def _history(experiment: Experiment) -> list[HistoryItem]:
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
     """What moved: "draft → running"."""
+    if "variant" in after:
+        return str(after["variant"])
     old, new = before.get("state"), after.get("state")
     return f"{old} → {new}" if old and new else str(new or "")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from experiments.models import Variant
 from experiments.statistics.comparison import Comparison, EMContrast, TokenContrast
+from experiments.statistics.guardrails import GuardrailResult
 from experiments.statistics.health import HealthCode
 from experiments.statistics.results import Estimate, Interval, NotEstimable
 from experiments.statistics.snapshot import ArmSummary, Snapshot
@@ -104,12 +105,15 @@ class Report:
     arms: tuple[ArmRow, ...]
     health: tuple[HealthItem, ...]
     healthy: bool
+    guardrails: tuple[HealthItem, ...]
+    breached: bool
 
 
 _EXPLANATIONS: Mapping[Decision, str] = {
     Decision.SHIP: "It is shown, each at its error rate, that EM stays within the margin and that enough "
     "decoded tokens are saved.",
-    Decision.REVERT: "For every treatment it is shown that EM falls by more than the margin.",
+    Decision.REVERT: "For every treatment it is shown that EM falls by more than the margin, or that a guardrail "
+    "is breached.",
     Decision.KEEP_RUNNING: "The data do not decide yet. Looking again later costs nothing: the intervals stay valid.",
     Decision.INCONCLUSIVE: "The declared maximum is reached and the data have not decided.",
 }
@@ -136,7 +140,19 @@ def build_report(snapshot: Snapshot, variants: Sequence[Variant]) -> Report:
         ),
         health=(*_checks(snapshot), _unfinished(snapshot)),
         healthy=snapshot.health.passed,
+        guardrails=tuple(_guardrail(item) for item in snapshot.guardrails),
+        breached=any(item.breached for item in snapshot.guardrails),
     )
+
+
+def _guardrail(item: GuardrailResult) -> HealthItem:
+    name = item.metric.value.replace("_", " ").capitalize()
+    title = name if item.treatment is None else f"{name}, {item.treatment}"
+    figures = "nothing to check yet"
+    if item.excess is not None and item.lower_bound is not None:
+        figures = f"{percent(item.excess, 2, sign=item.control_value is not None)}, at most {percent(item.bound)}"
+    hint = f"Tested at {percent(item.alpha, 2)} over all looks ({item.method.replace('_', ' ')})."
+    return HealthItem(title, "bad" if item.breached else "good", figures, minus(item.message), hint)
 
 
 def em_figure(comparison: Comparison) -> Figure:

@@ -8,6 +8,7 @@ from django.urls import path
 from experiments.web.actions import ACTIONS, act
 from experiments.web.create import create
 from experiments.web.detail import detail, newest
+from experiments.web.exported import report_file
 from experiments.web.health import healthz
 from experiments.web.home import home
 from experiments.web.pages import public_page
@@ -20,5 +21,6 @@ urlpatterns = [
     path("experiments/new/", create, name="new"),
     path("experiments/<int:pk>/", detail, name="experiment"),
     path("experiments/<int:pk>/newest/", newest, name="newest"),
+    path("experiments/<int:pk>/report.html", report_file, name="report_file"),
     *(path(f"experiments/<int:pk>/{action}/", act, {"action": action}, name=action) for action in ACTIONS),
 ]

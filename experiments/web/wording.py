@@ -8,6 +8,7 @@ from typing import Any
 
 from experiments.models import Experiment
 from experiments.policies import POLICIES, policy_schema
+from experiments.statistics.guardrails import ABSOLUTE, Guardrail, from_json
 from experiments.statistics.verdict import Decision
 
 MINUS = "\N{MINUS SIGN}"
@@ -106,3 +107,17 @@ def _place(properties: Mapping[str, Any], name: str) -> int:
 def _unit_suffix(name: str, unit: str) -> str:
     """The unit behind a count, unless the name says it already."""
     return f" {unit}" if unit in ("tokens", "probes") and not name.endswith(unit) else ""
+
+
+def guardrail_words(declared: object) -> str:
+    """Declared guardrails in one line."""
+    return "; ".join(_guardrail(item) for item in from_json(declared)) or "none"
+
+
+def _guardrail(item: Guardrail) -> str:
+    name = item.metric.value.replace("_", " ")
+    if item.seconds is not None:
+        return f"99% of the requests within {plain(item.seconds)} s"
+    if item.metric in ABSOLUTE:
+        return f"{name} at most {percent(item.bound)}"
+    return f"{name} at most {points(item.bound)} above the control"

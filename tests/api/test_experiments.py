@@ -10,6 +10,8 @@ from django.utils import timezone
 
 from experiments.models import Experiment, Snapshot, UseCase
 from experiments.services import experiments as service
+from experiments.services.declarations import DEFAULT_GUARDRAILS
+from experiments.statistics.guardrails import to_json
 from tests.api.conftest import Call
 
 
@@ -44,6 +46,16 @@ def test_an_experiment_is_shown_with_its_arms(call: Call, use_case: UseCase) -> 
         "min_saving": 0.05,
         "alpha": 0.05,
         "maximum_units": 100_000,
+        "maximum_days": None,
+        "automatic": True,
+        "false_revert_alpha": 0.05,
+        "guardrails": to_json(DEFAULT_GUARDRAILS),
+        "segments": [],
+        "estimand_source": "reference",
+        "audit_every": 0,
+        "proxy_source": "",
+        "label_window_seconds": 0,
+        "owner_email": "",
     }
     assert [(v["key"], v["is_control"], v["checkpoint"], v["weight"]) for v in variants] == [
         ("full", True, "tiny/last", 0.5),

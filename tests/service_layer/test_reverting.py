@@ -169,3 +169,12 @@ def test_harm_in_a_declared_segment_reverts(use_case: UseCase, admit: Admit) -> 
     look(phase.experiment_id)
     reasons = AuditEvent.objects.get(action="revert").after["reasons"]
     assert reasons[0] == "segment_harmed"
+
+
+def test_an_experiment_that_leaves_decisions_to_people_is_left_alone(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, guardrails=RAIL, automatic=False)
+    traffic(admit, phase, short=EMPTY)
+    snapshot = look(phase.experiment_id)
+    assert snapshot is not None
+    assert snapshot.data["verdict"]["decision"] == "revert"
+    assert Experiment.objects.get().state == "running"

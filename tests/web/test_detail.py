@@ -169,3 +169,59 @@ def test_unknown_experiment_is_not_found(pages: Client) -> None:
 
 def test_page_is_only_read(pages: Client, running: Experiment) -> None:
     assert pages.post(reverse("experiment", args=[running.pk])).status_code == 405
+
+
+def test_guardrails_are_shown_with_their_bounds(pages: Client, running: Experiment, store_look: StoreLook) -> None:
+    stored = store_look(running)
+    result = {
+        "metric": "empty",
+        "treatment": "aggressive",
+        "action": "revert",
+        "value": 0.2,
+        "control_value": 0.01,
+        "excess": 0.19,
+        "lower_bound": 0.15,
+        "bound": 0.02,
+        "alpha": 0.0125,
+        "breached": True,
+        "observations": 900,
+        "method": "asymptotic_confidence_sequence",
+        "message": "Empty answers of aggressive: 20.00% against 1.00% of the control.",
+    }
+    stored.data["guardrails"] = [result]
+    stored.save()
+    text = show(pages, running)
+    assert "Empty, aggressive" in text
+    assert "+19.00%, at most 2.0%" in text
+    assert "Breached" in text
+
+
+def test_what_is_declared_is_shown(pages: Client, running: Experiment) -> None:
+    text = show(pages, running)
+    assert "empty at most 2.0 points above the control" in text
+    assert "yes: looks revert arms and end it at its maximum" in text
+
+
+def test_a_reverted_arm_is_marked_and_not_offered_for_shipping(
+    pages: Client, running: Experiment, store_look: StoreLook
+) -> None:
+    running.variants.filter(key="aggressive").update(reverted_at=running.started_at)
+    store_look(running)
+    response = pages.get(reverse("experiment", args=[running.pk]))
+    assert [choice.key for choice in response.context["choices"]] == ["conservative"]
+    assert "<small>reverted</small>" in response.content.decode()
+
+
+def test_the_results_are_one_file(pages: Client, running: Experiment, store_look: StoreLook) -> None:
+    store_look(running)
+    response = pages.get(reverse("report_file", args=[running.pk]))
+    text = response.content.decode()
+    assert response["content-disposition"] == f'attachment; filename="experiment-{running.pk}.html"'
+    assert "Ship conservative" in text
+    # Nothing is fetched: no script, no style sheet, no image, no link.
+    assert re.search(r"<script|<link|<img|<a |src=|@import|url\(", text) is None
+    assert "<svg" in text
+
+
+def test_without_a_look_there_is_no_file(pages: Client, running: Experiment) -> None:
+    assert pages.get(reverse("report_file", args=[running.pk])).status_code == 404
