@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Router, Schema
 from ninja.errors import HttpError
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from experiments.api.auth import KeyAuth
 from experiments.models import Experiment, Snapshot
@@ -79,8 +79,8 @@ class DeclarationsIn(Schema):
     model_config = ConfigDict(extra="forbid")
 
     automatic: bool = True
-    guardrails: list[GuardrailIn] = []
-    segments: list[str] = []
+    guardrails: list[GuardrailIn] = Field(default_factory=list)
+    segments: list[str] = Field(default_factory=list)
     false_revert_alpha: float = 0.05
     estimand_source: str = "reference"
     audit_every: int = 0
