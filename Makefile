@@ -1,13 +1,14 @@
 # make demo    install, start everything, run the demonstration (ARGS=--exit ends afterwards)
 # make test    install, run the whole test suite (ARGS="-k name" selects)
 # make lint    ruff and mypy
+# make simulate  error rates, coverage and power of the statistics (ARGS=--quick for a glance); writes docs/simulations.md
 # make clean   remove .venv, .curtail and caches
 
 # python3.11 where it really runs (a version manager's shim may not), else python3.
 PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: demo install install-dev test lint clean
+.PHONY: demo install install-dev test lint simulate clean
 
 demo: install
 	@$(RUN) manage.py demo $(ARGS)
@@ -19,6 +20,9 @@ lint: install-dev
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+simulate: install-dev
+	@OMP_NUM_THREADS=1 $(RUN) -m benchmarks.simulations $(ARGS)
 
 install: python
 	@"$(PYTHON)" tools/install.py

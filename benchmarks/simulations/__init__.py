@@ -1,0 +1,1 @@
+"""Error rates, coverage and power of the statistics, measured on simulated experiments: `make simulate`."""
