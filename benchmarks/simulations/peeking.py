@@ -200,8 +200,8 @@ SCENARIOS = [
         "at_the_margin",
         "A loss of exactly the margin",
         "The boundary of the null: whatever is decided is an error of one kind. Where the control is always right the "
-        "asymptotic sequence is beyond its nominal rate; the exact e-process, which decides where units are single "
-        "requests, is not.",
+        "asymptotic sequence promises nothing and comes nearest to its rate; the exact e-process, which decides where "
+        "units are single requests, keeps its promise there too.",
         at_the_margin,
         1_000,
     ),

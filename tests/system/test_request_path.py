@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -129,6 +131,34 @@ def test_both_arms_run_and_a_look_counts_them(installation: Installation) -> Non
         assert arm.decoded_tokens.value == pytest.approx(sum(decoded) / len(decoded))
     exits = {answer.curtail["exit"]["reason"] for answer in answers if answer.curtail["variant"] == "treatment"}
     assert "confident" in exits
+
+
+def test_a_harmful_arm_is_reverted_by_a_look_and_its_traffic_moves_within_five_seconds(
+    installation: Installation,
+) -> None:
+    """Eight thinking tokens are too few for this model: its answers are wrong."""
+    budget = {"name": "token_budget", "parameters": {"max_thinking_tokens": 8}}
+    experiment = installation.start_experiment(budget, tuning_units=100)
+    asked = {f"c{n}": problem for n, problem in enumerate(problems(90))}
+
+    def variant_of(conversation: str) -> str | None:
+        problem = asked[conversation]
+        metadata = {"conversation_id": conversation, "reference": problem.answer}
+        with client(installation) as api:
+            return str(ask(api, problem, metadata=metadata).curtail["variant"])
+
+    with ThreadPoolExecutor(16) as pool:
+        before = dict(zip(asked, pool.map(variant_of, asked), strict=True))
+    wait_for(lambda: Label.objects.exclude(correct=None).count() == len(asked))
+    row = look(experiment.pk)
+    looked = time.monotonic()
+    assert row is not None
+    assert row.data["verdict"]["treatments"][0]["decision"] == "revert"
+    treated = next(name for name, variant in before.items() if variant == "treatment")
+    wait_for(lambda: variant_of(treated) != "treatment", seconds=5.0)
+    assert time.monotonic() - looked < 5.0
+    experiment.refresh_from_db()
+    assert (experiment.state, experiment.conclusion) == ("stopped", "reverted")
 
 
 def test_a_request_without_its_unit_is_served_unexposed(installation: Installation) -> None:
