@@ -34,6 +34,11 @@ def reply_stream(gateway_id: str) -> str:
     return f"curtail:replies:{gateway_id}"
 
 
+def shadow_stream(checkpoint_id: int) -> str:
+    """Stream of the shadow runs for one checkpoint; served when nothing else is to be done."""
+    return f"curtail:shadow:{checkpoint_id}"
+
+
 def looked_key(experiment_id: int) -> str:
     """When an experiment was last looked at, in seconds since the epoch."""
     return f"curtail:looked:{experiment_id}"
@@ -124,6 +129,41 @@ class CompletionRecord(_Message):
     queue_seconds: float | None = None
     latency_seconds: float | None = None
     deliveries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRequest(_Message):
+    """A recorded thought to be gone over again under another policy. Times are seconds since the epoch.
+
+    Attributes:
+        id: of the shadow run.
+        thinking: text of the recorded think phase.
+        ended: whether that thought ended by itself.
+    """
+
+    id: str
+    messages: list[dict[str, str]]
+    policy: dict[str, Any]
+    thinking: str
+    ended: bool
+    deadline_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowRecord(_Message):
+    """How a shadow run ended; an empty ``error`` means that it was answered."""
+
+    id: str
+    completed_at: float
+    answer: str = ""
+    exit_reason: str = ""
+    decision_step: int | None = None
+    thinking_tokens: int = 0
+    answer_tokens: int = 0
+    probe_tokens: int = 0
+    overrun_tokens: int = 0
+    forced_tokens: int = 0
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from workers.engines.base import (
     Sampling,
 )
 from workers.outbox import Ending, Outbox
+from workers.shadow_server import ShadowServer
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,14 @@ class CheckpointServer:
         self._serving: dict[bytes, asyncio.Task[None]] = {}
         self._slot_free = asyncio.Event()
         self._timed_out: set[str] = set()
+        self._deliveries: dict[str, int] = {}
+        self._shadow = ShadowServer(redis, engine, checkpoint_id, consumer, self._leaves_room)
 
     async def run(self) -> None:
         """Take requests until cancelled; what is being decoded then goes on (see :meth:`drain`)."""
         await self._make_group()
-        parts = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._take_forever())]
+        work = (self._keep_alive(), self._take_forever(), self._shadow.run())
+        parts = [asyncio.create_task(part) for part in work]
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
             for part in done:
@@ -157,11 +161,18 @@ class CheckpointServer:
             elif deliveries > MAX_DELIVERIES:
                 self._fail(entry_id, request, f"gave up after {MAX_DELIVERIES} deliveries", 500)
             else:
+                self._deliveries[request.id] = deliveries
                 self._serve(entry_id, fields)
 
     # -- serving one request -------------------------------------------------------------------------
 
+    def _leaves_room(self) -> bool:
+        """Whether shadow runs may start: half of the engine is free."""
+        return 2 * len(self._serving) <= self._engine.max_concurrency
+
     def _serve(self, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
+        if len(self._serving) + self._shadow.running >= self._engine.max_concurrency:
+            self._shadow.make_way()
         task = asyncio.create_task(self._decode(entry_id, fields))
         self._serving[entry_id] = task
         task.add_done_callback(lambda _: self._done(entry_id))
@@ -255,7 +266,8 @@ class CheckpointServer:
         self, entry_id: bytes, request: wire.ServeRequest, record: wire.CompletionRecord, kind: str, body: Any
     ) -> None:
         event = wire.ReplyEvent(request.id, kind, body)
-        self._outbox.put(request.reply_to, event, Ending(record, self._stream, entry_id))
+        ended = dataclasses.replace(record, deliveries=self._deliveries.pop(request.id, 1))
+        self._outbox.put(request.reply_to, event, Ending(ended, self._stream, entry_id))
 
 
 def _error_body(message: str, code: str, status: int) -> dict[str, Any]:

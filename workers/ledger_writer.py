@@ -122,12 +122,16 @@ class LedgerWriter:
             client.xadd(wire.LEDGER_DEAD_STREAM, entry[1])
 
     def _ingest(self, entries: Sequence[_Entry]) -> None:
-        admissions, completions = [], []
+        admissions, completions, shadow_runs = [], [], []
         for _, fields in entries:
             if fields[wire.KIND] == b"admission":
                 admissions.append(wire.AdmissionRecord.decode(fields[wire.PAYLOAD]))
             elif fields[wire.KIND] == b"completion":
                 completions.append(wire.CompletionRecord.decode(fields[wire.PAYLOAD]))
+            elif fields[wire.KIND] == b"shadow":
+                shadow_runs.append(wire.ShadowRecord.decode(fields[wire.PAYLOAD]))
             else:
-                raise ValueError(f"ledger entries are of kind admission or completion, got {fields[wire.KIND]!r}")
-        ingest(admissions, completions)
+                raise ValueError(
+                    f"ledger entries are of kind admission, completion or shadow, got {fields[wire.KIND]!r}"
+                )
+        ingest(admissions, completions, shadow_runs)

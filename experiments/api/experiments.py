@@ -57,6 +57,7 @@ class ExperimentOut(Schema):
     estimand_source: str
     audit_every: int
     proxy_source: str
+    shadow_share: float
     label_window_seconds: int
     owner_email: str
     variants: list[VariantOut]
@@ -85,6 +86,7 @@ class DeclarationsIn(Schema):
     estimand_source: str = "reference"
     audit_every: int = 0
     proxy_source: str = ""
+    shadow_share: float = 0.0
     label_window_seconds: int = 0
     maximum_days: int | None = None
     owner_email: str = ""
@@ -177,6 +179,7 @@ def _out(row: Experiment) -> ExperimentOut:
                 "estimand_source",
                 "audit_every",
                 "proxy_source",
+                "shadow_share",
                 "label_window_seconds",
                 "owner_email",
             ]

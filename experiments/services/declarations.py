@@ -35,7 +35,7 @@ def declare(actor: str, experiment: Experiment, changes: Mapping[str, Any]) -> E
         actor: who.
         experiment: a draft.
         changes: new values of `automatic`, `guardrails`, `segments`, `false_revert_alpha`, `estimand_source`,
-            `audit_every`, `proxy_source`, `label_window_seconds`, `maximum_days` or `owner_email`.
+            `audit_every`, `proxy_source`, `shadow_share`, `label_window_seconds`, `maximum_days` or `owner_email`.
 
     Raises:
         WrongState: it has been started; what decides can't be changed any more.
@@ -101,6 +101,12 @@ def _false_revert_alpha(value: object) -> float:
     return float(value)
 
 
+def _shadow_share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidInput(f"shadow_share must be from 0 to 1, got {value!r}", "shadow_share")
+    return float(value)
+
+
 def _email(value: object) -> str:
     if value == "":
         return ""
@@ -125,6 +131,7 @@ _CHECKS: Mapping[str, Callable[[object], Any]] = {
     "estimand_source": _one_of("estimand_source", Label.Source.REFERENCE, Label.Source.AUDIT),
     "audit_every": _integer("audit_every", 0, 1_000_000),
     "proxy_source": _one_of("proxy_source", "", Label.Source.JUDGE, Label.Source.FEEDBACK),
+    "shadow_share": _shadow_share,
     "label_window_seconds": _integer("label_window_seconds", 0, 90 * _DAY),
     "maximum_days": _days,
     "owner_email": _email,

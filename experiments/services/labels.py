@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from experiments.grading import MAX_REFERENCE_LENGTH, Grader, grader_by_name, normalise_answer
 from experiments.models import Admission, Completion, Experiment, Label
+from experiments.services import shadow
 from experiments.services.errors import InvalidInput
 from experiments.services.recounting import mark_changed
 
@@ -74,6 +75,7 @@ def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
     _store(latest.values(), graders)
     ids = [pk for pk, _ in latest]
     grade_stored(ids)
+    shadow.grade_again(ids)
     mark_changed(ids)
     waiting = Label.objects.filter(admission_id__in=ids, correct=None, score=None).values_list("admission_id", "source")
     return LabelReport(len(latest), len(latest) - len(set(waiting) & set(latest)))

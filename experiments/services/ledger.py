@@ -19,8 +19,9 @@ from django.db.models import Model
 from experiments.models import Admission, Completion
 from experiments.services.labels import grade_stored, hold_grading_lock, label_from_admissions
 from experiments.services.recounting import mark_changed
+from experiments.services.shadow import store_records
 from experiments.services.staging import stage
-from experiments.wire import AdmissionRecord, CompletionRecord
+from experiments.wire import AdmissionRecord, CompletionRecord, ShadowRecord
 
 _ADMISSION_COLUMNS = tuple(field.name for field in dataclasses.fields(AdmissionRecord))
 _COMPLETION_COLUMNS = tuple(field.name for field in dataclasses.fields(CompletionRecord))
@@ -42,7 +43,11 @@ class Ingested:
     completions: int
 
 
-def ingest(admissions: Sequence[AdmissionRecord], completions: Sequence[CompletionRecord]) -> Ingested:
+def ingest(
+    admissions: Sequence[AdmissionRecord],
+    completions: Sequence[CompletionRecord],
+    shadow_runs: Sequence[ShadowRecord] = (),
+) -> Ingested:
     """Store a batch.
 
     Raises:
@@ -58,7 +63,7 @@ def ingest(admissions: Sequence[AdmissionRecord], completions: Sequence[Completi
         label_from_admissions(admitted)
         # Either side may come first: completions of labels that were waiting, labels of admissions just read.
         grade_stored([*admitted, *completed])
-        mark_changed([*admitted, *completed])
+        mark_changed([*admitted, *completed, *store_records(shadow_runs)])
     return Ingested(len(admitted), len(completed))
 
 

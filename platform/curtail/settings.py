@@ -117,6 +117,7 @@ LOOK_EVERY_SECONDS = env.integer("CURTAIL_LOOK_EVERY_SECONDS", 60, minimum=1, ma
 CELERY_BEAT_SCHEDULE = {
     "looks": {"task": "workers.tasks.looks.take_looks", "schedule": LOOK_EVERY_SECONDS},
     "notifications": {"task": "workers.tasks.notifications.deliver_notifications", "schedule": 30},
+    "shadow": {"task": "workers.tasks.shadow.queue_shadow_runs", "schedule": 10},
 }
 
 # Telling owners -----------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def test_an_experiment_is_shown_with_its_arms(call: Call, use_case: UseCase) -> 
         "estimand_source": "reference",
         "audit_every": 0,
         "proxy_source": "",
+        "shadow_share": 0.0,
         "label_window_seconds": 0,
         "owner_email": "",
     }

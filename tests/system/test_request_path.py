@@ -15,8 +15,10 @@ import pytest
 from demo.scenario import MODEL
 from demo.tiny_reasoner.task import Problem, Split, held_out_problems
 from experiments import wire
-from experiments.models import Admission, Completion, Exposure, Label
+from experiments.models import Admission, Completion, Experiment, Exposure, Label, ShadowRun
+from experiments.services.changes import announce_change
 from experiments.services.looks import look
+from experiments.services.shadow import queue_due
 from experiments.statistics.snapshot import Snapshot
 from tests.system.conftest import Installation, wait_for
 
@@ -159,6 +161,35 @@ def test_a_harmful_arm_is_reverted_by_a_look_and_its_traffic_moves_within_five_s
     assert time.monotonic() - looked < 5.0
     experiment.refresh_from_db()
     assert (experiment.state, experiment.conclusion) == ("stopped", "reverted")
+
+
+def test_drawn_requests_get_shadow_runs_that_agree_with_what_the_other_arm_would_have_said(
+    installation: Installation,
+) -> None:
+    experiment = installation.start_experiment(CONSERVATIVE)
+    Experiment.objects.update(shadow_share=1.0)
+    announce_change()
+    wait_for(lambda: _shadow_share(installation) == 1.0)
+    asked = problems(12)
+    with client(installation) as api:
+        for n, p in enumerate(asked):
+            ask(api, p, metadata={"conversation_id": f"c{n}", "reference": p.answer})
+    wait_for(lambda: Label.objects.exclude(correct=None).count() == len(asked))
+    assert queue_due() == len(asked)
+    wait_for(lambda: ShadowRun.objects.filter(state="answered").count() == len(asked))
+    row = look(experiment.pk)
+    assert row is not None
+    pairs = row.data["details"][0]["pairs"]
+    assert (pairs["pairs"], sum(pairs["table"].values())) == (len(asked), len(asked))
+    # The policy is conservative: on these prompts both sides nearly always say the same.
+    assert pairs["agreement"] >= 0.75
+    continued = ShadowRun.objects.filter(kind="continue", exit_reason="end_of_thinking")
+    assert all(run.forced_tokens > 0 for run in continued)
+
+
+def _shadow_share(installation: Installation) -> float:
+    (route,) = installation.gateway._routing.current.routes.values()
+    return route.experiment.shadow_share if route.experiment else 0.0
 
 
 def test_a_request_without_its_unit_is_served_unexposed(installation: Installation) -> None:

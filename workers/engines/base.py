@@ -76,6 +76,9 @@ class GenerationRequest:
         policy: the stopping policy to apply.
         sampling: how tokens are drawn.
         stream: whether text is wanted while it is decoded.
+        forced_thinking: text of a think phase recorded before. It is fed, not decoded, under the policy: a probe or an
+            exit falls on the same step as when it was decoded. Then decoding goes on from there.
+        forced_end: whether thinking ended there by itself, so that the answer follows.
     """
 
     id: str
@@ -83,6 +86,8 @@ class GenerationRequest:
     policy: Policy
     sampling: Sampling = field(default_factory=Sampling)
     stream: bool = False
+    forced_thinking: str = ""
+    forced_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,7 @@ class TokenCounts:
         answer: decoded after it, the end-of-sequence token included.
         probe: decoded by trial answers, their end tokens included.
         overrun: past the decision before the stop took effect; forced end tokens count here.
+        forced: thinking that was fed from a record (not decoded).
     """
 
     prompt: int = 0
@@ -102,6 +108,7 @@ class TokenCounts:
     answer: int = 0
     probe: int = 0
     overrun: int = 0
+    forced: int = 0
 
     @property
     def decoded(self) -> int:

@@ -11,6 +11,7 @@ decided; the device is not idle meanwhile, because all other requests and branch
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -19,6 +20,7 @@ from experiments.policies import Exit, ExitReason, Observation, PolicyRun, Step,
 from workers.engines.base import (
     Delta,
     DeltaKind,
+    EngineError,
     FinishReason,
     GenerationRequest,
     GenerationResult,
@@ -70,6 +72,8 @@ class Sequence:
         self._branch: _Branch | None = None
         self._probe_due = False
         self._held: int | None = None
+        self._forced = deque(_forced_tokens(request, vocabulary, profile))
+        self._fed = 0
         self._thinking = self._answer = self._probe = self._overrun = 0
         self._exit: Exit | None = None
         self._applied_step: int | None = None
@@ -137,7 +141,14 @@ class Sequence:
             answer=extract_answer(self._answer_text, self._profile.answer_pattern),
             exit=self._exit,
             applied_step=self._applied_step,
-            tokens=TokenCounts(self._prompt_length, self._thinking, self._answer, self._probe, self._overrun),
+            tokens=TokenCounts(
+                prompt=self._prompt_length,
+                thinking=self._thinking - self._fed,
+                answer=self._answer,
+                probe=self._probe,
+                overrun=self._overrun,
+                forced=self._fed,
+            ),
             probes=self._run.probes,
             queued_seconds=self.queued_seconds,
         )
@@ -176,6 +187,18 @@ class Sequence:
     # -- the request's own tokens -------------------------------------------------------------------
 
     def _accept(self, token: int) -> None:
+        if self._stage is _Stage.ANSWERING:
+            self._forced.clear()  # the policy left before the record ended
+        if not self._forced:
+            self._take(token)
+            return
+        # What was sampled after the last token does not count: the record says what came. Everything up to the next
+        # probe is fed in one forward pass.
+        while self._forced and self._stage is not _Stage.ANSWERING and self.finish is None and not self._probe_due:
+            self._fed += 1
+            self._take(self._forced.popleft())
+
+    def _take(self, token: int) -> None:
         self._tokens.append(token)
         if self._stage is _Stage.ANSWERING:
             self._accept_answer(token)
@@ -310,3 +333,21 @@ class Sequence:
         return (limit is not None and length - self._prompt_length >= limit) or (
             length >= self._profile.max_context_tokens
         )
+
+
+def _forced_tokens(request: GenerationRequest, vocabulary: Vocabulary, profile: ThinkingProfile) -> list[int]:
+    """The tokens of a recorded think phase, with its tags as far as the model writes them.
+
+    Raises:
+        EngineError: the text does not come back from its tokens, so they can't be those that were decoded.
+    """
+    if not request.forced_thinking and not request.forced_end:
+        return []
+    thinking = vocabulary.encode(request.forced_thinking)
+    stream = vocabulary.text_stream()
+    if "".join(stream.push(token) for token in thinking) != request.forced_thinking:
+        raise EngineError(
+            "forced_thinking does not come back from its tokens", code="invalid_forced_thinking", invalid_request=True
+        )
+    opening = () if profile.template_opens_thinking else vocabulary.open_ids
+    return [*opening, *thinking, *(vocabulary.close_ids if request.forced_end else ())]

@@ -33,6 +33,10 @@ class Vocabulary(Protocol):
         """Text of the tokens, special tokens left out."""
         ...
 
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that was decoded before."""
+        ...
+
 
 @dataclass(slots=True)
 class _DecodeStream:
@@ -74,3 +78,6 @@ class HuggingFaceVocabulary:
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,163 @@
+"""Shadow runs: which requests get one, and what became of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from experiments import wire
+from experiments.grading import grader_by_name, normalise_answer
+from experiments.models import Admission, Completion, Experiment, Label, ShadowRun, Variant
+from experiments.policies import ExitReason
+from experiments.services.redis_clients import sync_redis
+from experiments.wire import ShadowRecord, ShadowRequest
+
+Kind, State = ShadowRun.Kind, ShadowRun.State
+MAX_AT_ONCE = 200
+# What has not been run for so long says little about the traffic of today.
+EXPIRES_AFTER = timedelta(hours=6)
+_FULL = {"name": "full", "parameters": {"max_thinking_tokens": None}}
+
+
+def queue_due() -> int:
+    """Queue shadow runs for the drawn requests of running experiments that were answered since; how many.
+
+    A treated request that thought to its end by itself needs none: the full run is the same.
+    """
+    now = timezone.now()
+    waiting = (
+        Admission.objects.filter(
+            shadowed=True,
+            shadow_run=None,
+            admitted_at__gte=now - EXPIRES_AFTER,
+            phase__experiment__state=Experiment.State.RUNNING,
+            variant__isnull=False,
+        )
+        .filter(pk__in=Completion.objects.filter(outcome=Completion.Outcome.ANSWERED).values("pk"))
+        .select_related("variant", "phase__experiment")
+        .order_by("admitted_at")[:MAX_AT_ONCE]
+    )
+    admissions = list(waiting)
+    completions = Completion.objects.in_bulk([admission.pk for admission in admissions])
+    return sum(_queue(admission, completions[admission.pk], now) for admission in admissions)
+
+
+def _queue(admission: Admission, completion: Completion, now: datetime) -> bool:
+    pair = _treatment(admission)
+    if pair is None or completion.messages is None:
+        return False
+    treatment, kind = pair
+    run = ShadowRun(id=f"shadow-{uuid.uuid4().hex}", admission=admission, treatment=treatment, kind=kind, queued_at=now)
+    ended = completion.exit_reason == ExitReason.END_OF_THINKING
+    with transaction.atomic():
+        if kind == Kind.CONTINUE and ended:
+            _same_as(run, completion)
+            run.save(force_insert=True)
+            grade([run])
+            return True
+        run.save(force_insert=True)
+        request = ShadowRequest(
+            id=run.pk,
+            messages=completion.messages,
+            policy=_FULL if kind == Kind.CONTINUE else treatment.policy,
+            thinking=completion.thinking,
+            ended=ended,
+            deadline_at=(now + EXPIRES_AFTER).timestamp(),
+        )
+        stream = wire.shadow_stream(admission.checkpoint_id)
+        transaction.on_commit(lambda: sync_redis().xadd(stream, {wire.PAYLOAD: request.encode()}))
+    return True
+
+
+def _treatment(admission: Admission) -> tuple[Variant, str] | None:
+    """The treatment that a shadow run compares with the control, and how; None where they share no thought."""
+    variant, phase = admission.variant, admission.phase
+    assert variant is not None
+    assert phase is not None
+    control = phase.experiment.variants.get(is_control=True)
+    if not variant.is_control:
+        return (variant, Kind.CONTINUE) if variant.checkpoint_id == control.checkpoint_id else None
+    others = [
+        other
+        for other in phase.experiment.variants.filter(is_control=False, checkpoint_id=control.checkpoint_id)
+        if other.key in phase.weights
+    ]
+    if not others:
+        return None
+    # By the request's id: each treatment gets its share of the control's requests.
+    return others[int(admission.pk[-8:], 16) % len(others)] if _is_hex(admission.pk) else others[0], Kind.PROBE
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdef" for letter in text[-8:])
+
+
+def _same_as(run: ShadowRun, completion: Completion) -> None:
+    """The full run of a request that was never stopped: itself, without its probes."""
+    run.state, run.completed_at = State.ANSWERED, completion.completed_at
+    run.answer, run.exit_reason, run.decision_step = completion.answer, completion.exit_reason, completion.decision_step
+    run.forced_tokens, run.answer_tokens = completion.thinking_tokens, completion.answer_tokens
+
+
+def store_records(records: Sequence[ShadowRecord]) -> list[str]:
+    """Store how shadow runs ended; the ids of the requests that they belong to. A run ends once.
+
+    Call it under the grading lock, inside the transaction of the batch.
+    """
+    runs = ShadowRun.objects.select_for_update().in_bulk([record.id for record in records])
+    ended = []
+    for record in records:
+        run = runs.get(record.id)
+        if run is None or run.state != State.QUEUED:
+            continue
+        run.state = State.FAILED if record.error else State.ANSWERED
+        run.completed_at = datetime.fromtimestamp(record.completed_at, UTC)
+        for name in _COPIED:
+            setattr(run, name, getattr(record, name))
+        run.save()
+        ended.append(run)
+    grade(run for run in ended if run.state == State.ANSWERED)
+    return [run.admission_id for run in ended]
+
+
+_COPIED = (
+    "answer",
+    "exit_reason",
+    "decision_step",
+    "thinking_tokens",
+    "answer_tokens",
+    "probe_tokens",
+    "overrun_tokens",
+    "forced_tokens",
+    "error",
+)
+
+
+def grade(runs: Iterable[ShadowRun]) -> None:
+    """Say of answered runs whether they agree with their request's answer, and whether they are correct."""
+    by_request = {run.admission_id: run for run in runs}
+    if not by_request:
+        return
+    completions = Completion.objects.in_bulk(by_request)
+    references = {label.admission_id: label for label in _references(by_request)}
+    for pk, run in by_request.items():
+        label = references.get(pk)
+        run.agrees = normalise_answer(run.answer) == normalise_answer(completions[pk].answer)
+        run.correct = grader_by_name(label.grader).grade(run.answer, label.reference) if label else None
+    ShadowRun.objects.bulk_update(by_request.values(), ["agrees", "correct"])
+
+
+def grade_again(admission_ids: Sequence[str]) -> None:
+    """Grade the answered runs of requests whose references came or changed."""
+    grade(ShadowRun.objects.filter(admission_id__in=admission_ids, state=State.ANSWERED))
+
+
+def _references(admission_ids: Iterable[str]) -> Any:
+    sources = (Label.Source.REFERENCE, Label.Source.AUDIT)
+    found = Label.objects.filter(admission_id__in=list(admission_ids), source__in=sources).exclude(reference="")
+    return found.order_by("source")  # the reference last, so that it wins over an audit's
