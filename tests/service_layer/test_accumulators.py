@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pytest
+from django.db import connections, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.models import ArmMoments, CountedRequest, Experiment, Phase, ProcessState, Recount, UnitTotals
+from experiments.models import (
+    Admission,
+    ArmMoments,
+    CountedRequest,
+    Experiment,
+    Phase,
+    ProcessState,
+    Recount,
+    UnitTotals,
+)
 from experiments.services import accumulators
 from experiments.services.accumulators import ALL, SEGMENT
-from experiments.services.labels import NewLabel, submit_labels
+from experiments.services.labels import NewLabel, hold_grading_lock, submit_labels
 from experiments.services.ledger import ingest
+from experiments.services.recounting import mark_changed
 from experiments.statistics import codec
 from experiments.statistics.columns import UNIT_COLUMNS
 from experiments.statistics.moments import UnitMoments
@@ -163,8 +175,6 @@ _EVENT = st.tuples(
 @given(events=st.lists(_EVENT, max_size=40))
 def test_what_was_counted_step_by_step_equals_a_rebuild(admit: Admit, phase: Phase, events: list[Any]) -> None:
     """Duplicates, late labels, corrections and late endings, in any order."""
-    from django.db import transaction
-
     with transaction.atomic():
         admitted: set[int] = set()
         for kind, who, value in events:
@@ -235,3 +245,42 @@ def test_exact_tests_go_on_from_look_to_look(use_case: Any, admit: Admit) -> Non
     Phase.objects.update(counted_until=None)
     count(phase)
     assert ProcessState.objects.get(name="em").state == stepwise
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_batch_that_is_stored_while_its_neighbours_are_counted_is_counted_next_time(
+    admit: Admit, phase: Phase
+) -> None:
+    """The batch has stored its admissions and comes to the grading lock when counting has passed them by."""
+    failures: list[BaseException] = []
+
+    def count_elsewhere() -> None:
+        try:
+            count(phase)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            connections.close_all()
+
+    with transaction.atomic():
+        Admission.objects.create(
+            id="a",
+            use_case=phase.experiment.use_case,
+            checkpoint=phase.experiment.use_case.checkpoint,
+            phase=phase,
+            variant=phase.experiment.variants.get(key="full"),
+            unit_hash="u",
+            policy={},
+            policy_version="v1",
+            admitted_at=datetime.fromtimestamp(NOON, UTC),
+            deadline_at=datetime.fromtimestamp(NOON + 60, UTC),
+        )
+        other = threading.Thread(target=count_elsewhere)
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+        hold_grading_lock()
+        mark_changed(["a"])
+    assert failures == []
+    count(phase)
+    assert moments(phase).total("timeout") == 1
