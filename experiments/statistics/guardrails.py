@@ -241,9 +241,10 @@ def _message(
             f"{name} of {whose}: {value:.2%}{limit}, at least {max(lower, 0.0):.2%}, {verb} the bound of "
             f"{guardrail.bound:.1%}."
         )
+    increase = f"an increase of at least {lower * 100:.2f} points" if lower > 0 else "no increase shown"
     return (
-        f"{name} of {whose}: {value:.2%} against {control_value:.2%} of the control, an increase of at least "
-        f"{lower * 100:+.2f} points, {verb} the bound of {guardrail.bound * 100:.1f} points."
+        f"{name} of {whose}: {value:.2%} against {control_value:.2%} of the control, {increase}, {verb} the bound of "
+        f"{guardrail.bound * 100:.1f} points."
     )
 
 

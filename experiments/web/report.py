@@ -150,7 +150,8 @@ def _guardrail(item: GuardrailResult) -> HealthItem:
     title = name if item.treatment is None else f"{name}, {item.treatment}"
     figures = "nothing to check yet"
     if item.excess is not None and item.lower_bound is not None:
-        figures = f"{percent(item.excess, 2, sign=item.control_value is not None)}, at most {percent(item.bound)}"
+        words = percent if item.control_value is None else points
+        figures = f"{words(item.excess, sign=item.control_value is not None)}, at most {words(item.bound)}"
     hint = f"Tested at {percent(item.alpha, 2)} over all looks ({item.method.replace('_', ' ')})."
     return HealthItem(title, "bad" if item.breached else "good", figures, minus(item.message), hint)
 

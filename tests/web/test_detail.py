@@ -192,7 +192,7 @@ def test_guardrails_are_shown_with_their_bounds(pages: Client, running: Experime
     stored.save()
     text = show(pages, running)
     assert "Empty, aggressive" in text
-    assert "+19.00%, at most 2.0%" in text
+    assert "+19.0 points, at most 2.0 points" in text
     assert "Breached" in text
 
 
