@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from experiments.models import ArmMoments, CountedRequest, Experiment, Phase, Recount, UnitTotals
 from experiments.services import counted_requests, processes, sketches
 from experiments.services.labels import hold_grading_lock
-from experiments.services.staging import stage
+from experiments.services.staging import upsert
 from experiments.statistics.columns import PAIR_COLUMNS, REQUEST_COLUMNS, UNIT_COLUMNS, UNIT_MARKS
 from experiments.statistics.moments import UnitMoments
 
@@ -194,14 +194,8 @@ def _store_totals(phase: Phase, changes: Mapping[tuple[int, str], _Change]) -> N
         for (variant, cohort), change in changes.items()
         for unit, totals in zip(change.units, change.after, strict=True)
     )
-    columns = ("phase_id", "variant_id", "cohort", "unit_hash", "totals")
-    names = ", ".join(columns)
-    with connection.cursor() as cursor:
-        stage(cursor, "stage_totals", UnitTotals._meta.db_table, columns, lines)
-        cursor.execute(
-            f"INSERT INTO experiments_unittotals ({names}) SELECT {names} FROM stage_totals "
-            "ON CONFLICT (phase_id, variant_id, cohort, unit_hash) DO UPDATE SET totals = excluded.totals"
-        )
+    key = ("phase_id", "variant_id", "cohort", "unit_hash")
+    upsert(UnitTotals._meta.db_table, (*key, "totals"), key, "totals", lines)
 
 
 def _store_moments(phase: Phase, key: tuple[int, str], change: _Change) -> None:

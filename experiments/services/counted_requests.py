@@ -12,7 +12,7 @@ from django.db import connection
 from numpy.typing import NDArray
 
 from experiments.models import CountedRequest, Experiment, Phase
-from experiments.services.staging import stage
+from experiments.services.staging import upsert
 from experiments.statistics.columns import PAIR_COLUMNS, REQUEST_COLUMNS
 from experiments.statistics.guardrails import slow_after
 
@@ -206,11 +206,4 @@ def store(phase: Phase, batch: Batch) -> None:
         for row, values, keep in zip(batch.rows, batch.values, changed, strict=True)
         if keep
     )
-    columns = ("id", "phase_id", "values")
-    names = ", ".join(columns)
-    with connection.cursor() as cursor:
-        stage(cursor, "stage_counted", CountedRequest._meta.db_table, columns, lines)
-        cursor.execute(
-            f"INSERT INTO experiments_countedrequest ({names}) SELECT {names} FROM stage_counted "
-            "ON CONFLICT (id) DO UPDATE SET values = excluded.values"
-        )
+    upsert(CountedRequest._meta.db_table, ("id", "phase_id", "values"), ("id",), "values", lines)

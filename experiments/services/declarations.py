@@ -130,7 +130,7 @@ _CHECKS: Mapping[str, Callable[[object], Any]] = {
     "false_revert_alpha": _false_revert_alpha,
     "estimand_source": _one_of("estimand_source", Label.Source.REFERENCE, Label.Source.AUDIT),
     "audit_every": _integer("audit_every", 0, 1_000_000),
-    "proxy_source": _one_of("proxy_source", "", Label.Source.JUDGE, Label.Source.FEEDBACK),
+    "proxy_source": _one_of("proxy_source", "", Label.Source.JUDGE, Label.Source.FEEDBACK, Label.Source.AGREEMENT),
     "shadow_share": _shadow_share,
     "label_window_seconds": _integer("label_window_seconds", 0, 90 * _DAY),
     "maximum_days": _days,

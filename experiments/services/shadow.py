@@ -11,7 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from experiments import wire
-from experiments.grading import grader_by_name, normalise_answer
+from experiments.grading import NORMALISER_VERSION, grader_by_name, normalise_answer
 from experiments.models import Admission, Completion, Experiment, Label, ShadowRun, Variant
 from experiments.policies import ExitReason
 from experiments.services.redis_clients import sync_redis
@@ -150,6 +150,26 @@ def grade(runs: Iterable[ShadowRun]) -> None:
         run.agrees = normalise_answer(run.answer) == normalise_answer(completions[pk].answer)
         run.correct = grader_by_name(label.grader).grade(run.answer, label.reference) if label else None
     ShadowRun.objects.bulk_update(by_request.values(), ["agrees", "correct"])
+    _label_agreement(by_request.values())
+
+
+def _label_agreement(runs: Iterable[ShadowRun]) -> None:
+    """Agreement with the full answer predicts correctness: a label of its own source, which never decides alone."""
+    Label.objects.bulk_create(
+        (
+            Label(
+                admission_id=run.admission_id,
+                source=Label.Source.AGREEMENT,
+                grader="normaliser",
+                grader_version=NORMALISER_VERSION,
+                score=100 if run.agrees else 0,
+            )
+            for run in runs
+        ),
+        update_conflicts=True,
+        unique_fields=["admission", "source"],
+        update_fields=["grader", "grader_version", "score", "updated_at"],
+    )
 
 
 def grade_again(admission_ids: Sequence[str]) -> None:

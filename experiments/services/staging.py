@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from django.db import connection
+
 
 def stage(cursor: Any, name: str, table: str, columns: Sequence[str], lines: Iterable[str]) -> None:
     """COPY lines into a temporary table of some columns of a table.
@@ -25,3 +27,22 @@ def stage(cursor: Any, name: str, table: str, columns: Sequence[str], lines: Ite
     )
     cursor.execute(f"TRUNCATE {name}")
     cursor.copy_expert(f"COPY {name} ({names}) FROM STDIN", io.StringIO("".join(lines)))
+
+
+def upsert(table: str, columns: Sequence[str], key: Sequence[str], changed: str, lines: Iterable[str]) -> None:
+    """Insert many rows, or give those that exist another value in one column.
+
+    Args:
+        table: where.
+        columns: of the lines, in their order.
+        key: columns of a unique constraint.
+        changed: the column that an existing row gets anew.
+        lines: in COPY's text format, each with its line feed.
+    """
+    names, staged = ", ".join(columns), f"stage_{table}"
+    with connection.cursor() as cursor:
+        stage(cursor, staged, table, columns, lines)
+        cursor.execute(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM {staged} "
+            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed} = excluded.{changed}"
+        )

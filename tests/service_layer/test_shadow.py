@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from experiments import wire
-from experiments.models import Experiment, Phase, ShadowRun, UseCase
+from experiments.models import Experiment, Label, Phase, ShadowRun, UseCase
 from experiments.services import experiments as service
 from experiments.services import shadow
 from experiments.services.accumulators import PAIRS
@@ -119,6 +119,14 @@ def test_an_ended_run_is_graded_against_its_request(admit: Admit, phase: Phase) 
     ingest([], [], [wire.ShadowRecord(run_of("a", phase), time.time(), answer="42", thinking_tokens=30)])
     run = ShadowRun.objects.get()
     assert (run.state, run.agrees, run.correct) == ("answered", False, True)
+
+
+def test_agreement_becomes_a_label_that_predicts(admit: Admit, phase: Phase) -> None:
+    for name, answer in (("a", "42"), ("b", "43")):
+        past(admit, phase, name, "short", answer)
+        ingest([], [], [wire.ShadowRecord(run_of(name, phase), time.time(), answer="42")])
+    found = Label.objects.filter(source="agreement").values_list("admission_id", "score", "correct")
+    assert set(found) == {("a", 100, None), ("b", 0, None)}
 
 
 def test_a_run_ends_once(admit: Admit, phase: Phase) -> None:

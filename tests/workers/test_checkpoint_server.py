@@ -197,6 +197,7 @@ async def test_the_request_of_a_dead_host_is_taken_over(redis_client: redis.Redi
     async with serving(PlannedEngine()):
         (record,) = await records(redis_client)
     assert record["outcome"] == "answered"
+    assert record["deliveries"] == 2
 
 
 @pytest.mark.usefixtures("quick_take_over")
