@@ -7,10 +7,18 @@ from scipy import stats
 
 from benchmarks.simulations.figures import Figure, Scenario, share
 from benchmarks.simulations.traffic import LOOKS, answers, looks, sizes, tokens
-from experiments.statistics import ClusterAggregate, Design, Interval, NotEstimable, SequentialSRM
+from experiments.statistics import (
+    ArmAggregates,
+    ClusterAggregate,
+    Design,
+    Interval,
+    NotEstimable,
+    Outcomes,
+    SequentialSRM,
+)
 from experiments.statistics.bounded import EmpiricalBernstein
 from experiments.statistics.comparison import compare_em, compare_tokens
-from experiments.statistics.health import BOUND
+from experiments.statistics.health import BOUND, label_rate_p_value
 from experiments.statistics.safe_proportions import SafeDifference
 
 PER_LOOK = 20
@@ -151,7 +159,7 @@ def _counted(side: _Requests, now: float, sides: list[_Requests], complete: bool
 
 
 def health_checks(seed: int, replications: int) -> list[Figure]:
-    """Healthy experiments: the sample-ratio test raises no alarm at any look."""
+    """Healthy experiments: neither the sample-ratio nor the label-rate test raises an alarm at any look."""
     rng, figures = np.random.default_rng(seed), []
     for weights in ((0.5, 0.5), (0.9, 0.1), (0.6, 0.2, 0.2)):
         alarms = loose = 0
@@ -165,7 +173,36 @@ def health_checks(seed: int, replications: int) -> list[Figure]:
         shown = "/".join(f"{weight:g}" for weight in weights)
         figures.append(share(f"sample ratio {shown}, at .001", alarms, replications, BOUND, "at most"))
         figures.append(share(f"sample ratio {shown}, at .05", loose, replications, 0.05, "at most"))
+    for rate in (0.3, 0.95, 1.0):
+        alarms = loose = 0
+        for _ in range(replications):
+            arms = [np.cumsum(rng.binomial(PER_LOOK, rate, LOOKS)) for _ in range(2)]
+            p = min(_label_rate_p(look, int(a), int(b)) for look, (a, b) in enumerate(zip(*arms, strict=True), 1))
+            alarms += p < BOUND
+            loose += p < 0.05
+        figures.append(share(f"label rate {rate:g} in both arms, at .001", alarms, replications, BOUND, "at most"))
+        figures.append(share(f"label rate {rate:g} in both arms, at .05", loose, replications, 0.05, "at most"))
     return figures
+
+
+def _label_rate_p(look: int, *labelled: int) -> float:
+    """Always-valid p-value of equal label rates after so many looks."""
+    n = look * PER_LOOK
+    tokens_ = ClusterAggregate(n, n, n, n, n, n)
+    arms = [
+        ArmAggregates(
+            key=key,
+            exposures=n,
+            em=ClusterAggregate(count, count, 0, 0, count, 0) if count else None,
+            decoded_tokens=tokens_,
+            tokens_without_probes=tokens_,
+            completions=n,
+            labelled_completions=count,
+            outcomes=Outcomes(answered=n),
+        )
+        for key, count in zip("ab", labelled, strict=True)
+    ]
+    return label_rate_p_value(arms[0], arms[1], float(UNITS))
 
 
 def bounded_means(seed: int, replications: int) -> list[Figure]:
@@ -223,10 +260,11 @@ SCENARIOS = [
     ),
     Scenario(
         "health_checks",
-        "Healthy sample ratios",
-        "Exposures that do follow the declared weights, looked at 100 times.",
+        "Healthy experiments",
+        "Exposures that do follow the declared weights, and labels that miss as often in both arms, looked at 100 "
+        "times.",
         health_checks,
-        1_000,
+        500,
     ),
     Scenario(
         "bounded_means",

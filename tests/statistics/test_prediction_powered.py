@@ -89,3 +89,27 @@ def test_one_label_is_not_enough() -> None:
 def test_a_tuning_above_one_is_refused() -> None:
     with pytest.raises(ValueError, match=r"power_tuning must be in \[0, 1\], got 2"):
         rectified_em(arm(5), 0.95, 2)
+
+
+@pytest.mark.parametrize(
+    ("power_tuning", "estimate", "lower", "upper"),
+    [
+        (1.0, 0.5299650349650349, 0.4736475697311294, 0.5862825001989403),
+        (0.6, 0.5305664335664336, 0.4664065172685637, 0.5947263498643033),
+    ],
+)
+def test_it_agrees_with_ppi_python(power_tuning: float, estimate: float, lower: float, upper: float) -> None:
+    """ppi-python 0.2.3, ppi_mean_pointestimate and ppi_mean_ci.
+
+    It averages predictions over the unlabelled requests, this over all of them: with lambda times the unlabelled
+    share there, both are the same. Its variance lacks the factor k/(k - 1).
+    """
+    i = np.arange(1_000)
+    judged, labelled = (i * 37) % 100, (i % 7 == 3).astype(np.int64)
+    right = ((i * 37) % 100 + (i * 91) % 40 - 20 > 45).astype(np.int64)
+    rows = (np.ones_like(i), judged, labelled, labelled * right, labelled * judged)
+    found = rectified(UnitMoments.from_totals(COLUMNS, np.stack(rows, axis=1)), power_tuning).em
+    assert isinstance(found.interval, Interval)
+    assert found.value == pytest.approx(estimate, rel=1e-12)
+    half = (found.interval.upper - found.interval.lower) / 2 * math.sqrt(999 / 1000)
+    assert half == pytest.approx((upper - lower) / 2, rel=1e-5)
