@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gc
 import json
 import sys
 import zlib
@@ -33,8 +32,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=[scenario.name for scenario in SCENARIOS])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "simulations.md")
     options = parser.parse_args(arguments)
-    # statsmodels collects garbage at every correction for multiplicity; what is there already need not be searched.
-    gc.freeze()
     chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.name in options.only]
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scipy import optimize, stats
 from statsmodels.stats.power import TTestIndPower
@@ -268,3 +268,26 @@ def design_effect(completions_per_unit: float, intra_class_correlation: float, s
         raise ValueError(f"intra_class_correlation must be in [0, 1], got {intra_class_correlation}")
     spread = 1 + checks.non_negative("size_variation", size_variation) ** 2
     return 1 + max(0.0, spread * completions_per_unit - 1) * intra_class_correlation
+
+
+def detectable_saving(
+    tokens: TokenQuestion, n_treatment: float, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
+) -> float | NotEstimable:
+    """The smallest true saving at which a traffic shows that at least `min_saving` is saved.
+
+    Args:
+        tokens: the question; its own `saving` does not matter.
+        n_treatment: units of the treatment, > 0.
+        alpha: one-sided, in (0, .5).
+        power: in (0, 1).
+        ratio: control units for each unit of the treatment, > 0.
+    """
+    checks.fraction("power", power)
+
+    def lacking(saving: float) -> float:
+        return power_at(replace(tokens, saving=saving), n_treatment, alpha, ratio) - power
+
+    highest = 1 - 1e-6
+    if lacking(highest) < 0:
+        return NotEstimable(f"{n_treatment:g} units show no saving of at least {tokens.min_saving:.1%}")
+    return float(optimize.brentq(lacking, tokens.min_saving, highest, xtol=1e-10))

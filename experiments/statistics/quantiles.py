@@ -130,3 +130,34 @@ def _between(sketch: QuantileSketch, low: float, high: float, value: float, leve
     ends = sketch.quantile(low), sketch.quantile(high)
     bounds = [end for end in ends if isinstance(end, float)]
     return Interval(min(value, *bounds), max(value, *bounds), level)
+
+
+def quantile_difference(
+    control: QuantileEstimate, treatment: QuantileEstimate
+) -> tuple[float, Interval | NotEstimable]:
+    """A quantile of the treatment minus that of the control, with a fixed-sample interval.
+
+    The two intervals are combined by the method of variance estimates recovery (Zou and Donner, Statistics in Medicine
+    2008, eq. 6), which keeps their asymmetry.
+
+    Args:
+        control: of the control.
+        treatment: the same quantile of the treatment.
+
+    Raises:
+        ValueError: they are different quantiles, or their intervals have different levels.
+    """
+    if control.q != treatment.q:
+        raise ValueError(f"treatment.q must be control.q = {control.q}, got {treatment.q}")
+    value = treatment.value - control.value
+    for side in (control.interval, treatment.interval):
+        if isinstance(side, NotEstimable):
+            return value, side
+    first, second = control.interval, treatment.interval
+    assert isinstance(first, Interval)
+    assert isinstance(second, Interval)
+    if first.level != second.level:
+        raise ValueError(f"treatment.interval.level must be control's {first.level}, got {second.level}")
+    below = math.hypot(treatment.value - second.lower, first.upper - control.value)
+    above = math.hypot(second.upper - treatment.value, control.value - first.lower)
+    return value, Interval(value - below, value + above, first.level)

@@ -18,7 +18,7 @@ from experiments.statistics.guardrails import (
     slow_after,
     to_json,
 )
-from experiments.statistics.quantiles import QuantileEstimate, QuantileSketch, quantile_estimate
+from experiments.statistics.quantiles import QuantileEstimate, QuantileSketch, quantile_difference, quantile_estimate
 from experiments.statistics.safe_proportions import SafeDifference
 from experiments.statistics.segments import Interaction, contrasts, harm, interaction
 from tests.statistics.builders import arm, design, look, proportion
@@ -190,3 +190,27 @@ def test_too_few_values_bound_no_tail() -> None:
 def test_nan_does_not_enter_a_sketch() -> None:
     with pytest.raises(ValueError, match="values must be finite"):
         QuantileSketch.empty().update([1.0, float("nan")])
+
+
+def _p90(seed: int, factor: float, n: int = 400) -> QuantileEstimate:
+    values = factor * np.random.default_rng(seed).lognormal(7, 1, n)
+    found = quantile_estimate(QuantileSketch.empty().update(values), 0.9, 0.95)
+    assert isinstance(found, QuantileEstimate)
+    return found
+
+
+def test_a_difference_of_quantiles_is_covered_as_often_as_its_interval_says() -> None:
+    true, runs, covered = -0.3 * np.exp(7 + 1.2815515655446004), 200, 0
+    for seed in range(runs):
+        value, interval = quantile_difference(_p90(2 * seed, 1.0), _p90(2 * seed + 1, 0.7))
+        assert isinstance(interval, Interval)
+        assert value in interval
+        covered += true in interval
+    assert covered / runs >= 0.9
+
+
+def test_different_quantiles_have_no_difference() -> None:
+    median = quantile_estimate(QuantileSketch.empty().update(np.arange(400.0)), 0.5, 0.95)
+    assert isinstance(median, QuantileEstimate)
+    with pytest.raises(ValueError, match=r"treatment.q must be control.q = 0.5, got 0.9"):
+        quantile_difference(median, _p90(1, 1.0))

@@ -14,6 +14,7 @@ from experiments.statistics.power import (
     TokenQuestion,
     design_effect,
     detectable_margin,
+    detectable_saving,
     joint_sample_size,
     paired_sample_size,
     power_at,
@@ -130,3 +131,16 @@ def test_more_labels_shorten_it() -> None:
 def test_a_bad_question_is_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EMQuestion(**({"p_control": 0.7, "p_treatment": 0.7, "margin": 0.02} | change))
+
+
+def test_the_detectable_saving_inverts_the_sample_size() -> None:
+    found = detectable_saving(TOKENS, 929)
+    assert isinstance(found, float)
+    again = size(sample_size(TokenQuestion(TOKENS.mean_control, TOKENS.sd_control, found, TOKENS.min_saving)))
+    assert again.unrounded == pytest.approx(929, rel=1e-6)
+
+
+def test_two_units_show_no_saving() -> None:
+    found = detectable_saving(TokenQuestion(3100, 26_000, 0.5, 0.1), 2)
+    assert isinstance(found, NotEstimable)
+    assert "2 units show no saving" in found.reason
