@@ -101,6 +101,7 @@ class AdmissionRecord(_Message):
     audit_every: int = 0
     audited: bool = False
     shadowed: bool = False
+    sampling: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class ShadowRequest(_Message):
         id: of the shadow run.
         thinking: text of the recorded think phase.
         ended: whether that thought ended by itself.
+        start_by: a run that has not begun by then is dropped.
     """
 
     id: str
@@ -146,7 +148,10 @@ class ShadowRequest(_Message):
     policy: dict[str, Any]
     thinking: str
     ended: bool
-    deadline_at: float
+    start_by: float
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,9 @@ class CheckpointServer:
         for entry_id, fields in entries:
             if entry_id in self._serving or not fields:  # an entry that was deleted meanwhile has no fields
                 continue
-            request = wire.ServeRequest.decode(fields[wire.PAYLOAD])
+            request = await self._read(entry_id, fields)
+            if request is None:
+                continue
             pending = await self._redis.xpending_range(self._stream, wire.REQUEST_GROUP, entry_id, entry_id, 1)
             deliveries = pending[0]["times_delivered"] if pending else 1
             if await self._redis.exists(wire.started_key(request.id)):
@@ -163,6 +165,21 @@ class CheckpointServer:
             else:
                 self._deliveries[request.id] = deliveries
                 self._serve(entry_id, fields)
+
+    async def _read(self, entry_id: bytes, fields: dict[bytes, bytes]) -> wire.ServeRequest | None:
+        """The request of an entry; None for one that can't be read, which is dropped: it would come back for ever.
+
+        Its gateway answers with a timeout.
+        """
+        try:
+            return wire.ServeRequest.decode(fields[wire.PAYLOAD])
+        except (ValueError, TypeError):
+            logger.exception("entry %s of %s can't be read; it is dropped", entry_id, self._stream)
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(self._stream, wire.REQUEST_GROUP, entry_id)
+            pipe.xdel(self._stream, entry_id)
+            await pipe.execute()
+        return None
 
     # -- serving one request -------------------------------------------------------------------------
 
@@ -182,7 +199,9 @@ class CheckpointServer:
         self._slot_free.set()
 
     async def _decode(self, entry_id: bytes, fields: dict[bytes, bytes]) -> None:
-        request = wire.ServeRequest.decode(fields[wire.PAYLOAD])
+        request = await self._read(entry_id, fields)
+        if request is None:
+            return
         waited = time.time() - request.admitted_at
         remaining = request.deadline_at - time.time()
         if remaining <= 0:

@@ -87,6 +87,7 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
     """
     arm = admitted.assignment.arm
     experiment = admitted.assignment.experiment
+    temperature = admitted.route.temperature if request.temperature is None else request.temperature
     ledger = wire.AdmissionRecord(
         id=admitted.id,
         use_case_id=admitted.route.use_case_id,
@@ -101,6 +102,7 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         deadline_at=admitted.deadline_at,
         prompt_characters=request.prompt_characters,
         segment=request.segment,
+        sampling={"temperature": temperature, "top_p": request.top_p, "max_tokens": request.max_tokens},
         **_draws(admitted.id, experiment),
     )
     serve = wire.ServeRequest(
@@ -109,7 +111,7 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         messages=request.messages,
         policy=dict(arm.policy),
         stream=request.stream,
-        temperature=admitted.route.temperature if request.temperature is None else request.temperature,
+        temperature=temperature,
         top_p=request.top_p,
         seed=request.seed,
         max_tokens=request.max_tokens,

@@ -146,6 +146,13 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="admission",
+            name="sampling",
+            field=models.JSONField(
+                db_default={}, default=dict, help_text="Temperature, top_p and max_tokens that it was decoded with."
+            ),
+        ),
+        migrations.AddField(
+            model_name="admission",
             name="segment",
             field=models.CharField(blank=True, db_default="", default="", max_length=40),
         ),

@@ -36,6 +36,9 @@ class Admission(models.Model):
         default=0, db_default=0, help_text="The audit drew one in so many at this admission; 0: none."
     )
     audited = models.BooleanField(default=False, db_default=False, help_text="Drawn for the audit.")
+    sampling = models.JSONField(
+        default=dict, db_default={}, help_text="Temperature, top_p and max_tokens that it was decoded with."
+    )
     shadowed = models.BooleanField(default=False, db_default=False, help_text="Drawn for a shadow run.")
 
     class Meta:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from experiments.models import ArmMoments, CountedRequest, Experiment, Phase, Recount, UnitTotals
 from experiments.services import counted_requests, processes, sketches
-from experiments.services.labels import hold_grading_lock
+from experiments.services.recounting import hold_grading_lock
 from experiments.services.staging import upsert
 from experiments.statistics.columns import PAIR_COLUMNS, REQUEST_COLUMNS, UNIT_COLUMNS, UNIT_MARKS
 from experiments.statistics.moments import UnitMoments

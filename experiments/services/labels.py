@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from experiments.grading import MAX_REFERENCE_LENGTH, Grader, grader_by_name, normalise_answer
 from experiments.models import Admission, Completion, Experiment, Label
 from experiments.services import shadow
 from experiments.services.errors import InvalidInput
-from experiments.services.recounting import mark_changed
-
-_GRADING_LOCK = 0x63757274  # any number of our own
-
+from experiments.services.recounting import hold_grading_lock, mark_changed
 
 # What each source says: a reference that is graded here, a judgement on correctness, or a prediction of it.
 _REFERENCES = {Label.Source.REFERENCE, Label.Source.AUDIT}
@@ -121,16 +118,6 @@ def audit_queue(experiment: Experiment, limit: int) -> list[str]:
     labelled = Label.objects.filter(source=Label.Source.AUDIT).values("admission_id")
     drawn = Admission.objects.filter(phase__experiment=experiment, audited=True, id__in=answered)
     return list(drawn.exclude(id__in=labelled).order_by("-admitted_at").values_list("id", flat=True)[:limit])
-
-
-def hold_grading_lock() -> None:
-    """Wait until no other transaction stores labels or completions; held until this one ends.
-
-    Otherwise a label and its completion, stored at the same time, would not see each other, and the label
-    would stay ungraded. Take it before labels are stored, and read completions after.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_GRADING_LOCK])
 
 
 def label_from_admissions(admission_ids: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ from django.db import connection, transaction
 from django.db.models import Model
 
 from experiments.models import Admission, Completion
-from experiments.services.labels import grade_stored, hold_grading_lock, label_from_admissions
-from experiments.services.recounting import mark_changed
+from experiments.services.labels import grade_stored, label_from_admissions
+from experiments.services.recounting import hold_grading_lock, mark_changed
 from experiments.services.shadow import store_records
 from experiments.services.staging import stage
 from experiments.wire import AdmissionRecord, CompletionRecord, ShadowRecord

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +16,7 @@ from experiments import wire
 from experiments.grading import NORMALISER_VERSION, grader_by_name, normalise_answer
 from experiments.models import Admission, Completion, Experiment, Label, ShadowRun, Variant
 from experiments.policies import ExitReason
+from experiments.services.recounting import hold_grading_lock, mark_changed
 from experiments.services.redis_clients import sync_redis
 from experiments.wire import ShadowRecord, ShadowRequest
 
@@ -24,12 +27,18 @@ EXPIRES_AFTER = timedelta(hours=6)
 _FULL = {"name": "full", "parameters": {"max_thinking_tokens": None}}
 
 
+# Exits that a policy decided; all others would have come without it.
+_STOPPED_BY_POLICY = {ExitReason.CONVERGED, ExitReason.CONFIDENT, ExitReason.TOKEN_BUDGET, ExitReason.HARD_CAP}
+
+
 def queue_due() -> int:
     """Queue shadow runs for the drawn requests of running experiments that were answered since; how many.
 
-    A treated request that thought to its end by itself needs none: the full run is the same.
+    A treated request that its policy did not stop needs none: the full run is the same.
     """
     now = timezone.now()
+    late = ShadowRun.objects.filter(state=State.QUEUED, queued_at__lt=now - 2 * EXPIRES_AFTER)
+    late.update(state=State.FAILED, error="lost on its way", completed_at=now)
     waiting = (
         Admission.objects.filter(
             shadowed=True,
@@ -44,57 +53,69 @@ def queue_due() -> int:
     )
     admissions = list(waiting)
     completions = Completion.objects.in_bulk([admission.pk for admission in admissions])
-    return sum(_queue(admission, completions[admission.pk], now) for admission in admissions)
+    pairings = {admission.phase_id: _Pairing.of(admission) for admission in admissions}
+    queued, unpaired = 0, []
+    for admission in admissions:
+        pair, completion = pairings[admission.phase_id].choose(admission), completions[admission.pk]
+        if pair is None or completion.messages is None:
+            unpaired.append(admission.pk)
+            continue
+        _queue(admission, completion, *pair, now)
+        queued += 1
+    # Otherwise they would stand at the head of the queue for hours.
+    Admission.objects.filter(pk__in=unpaired).update(shadowed=False)
+    return queued
 
 
-def _queue(admission: Admission, completion: Completion, now: datetime) -> bool:
-    pair = _treatment(admission)
-    if pair is None or completion.messages is None:
-        return False
-    treatment, kind = pair
+@dataclass(frozen=True, slots=True)
+class _Pairing:
+    """Which variants of a phase share their thought with the control: those with its checkpoint."""
+
+    control: Variant
+    treatments: tuple[Variant, ...]
+
+    @classmethod
+    def of(cls, admission: Admission) -> _Pairing:
+        phase = admission.phase
+        assert phase is not None
+        variants = [variant for variant in phase.experiment.variants.all() if variant.key in phase.weights]
+        control = next(variant for variant in variants if variant.is_control)
+        sharing = [v for v in variants if not v.is_control and v.checkpoint_id == control.checkpoint_id]
+        return cls(control, tuple(sharing))
+
+    def choose(self, admission: Admission) -> tuple[Variant, str] | None:
+        """The treatment that the request's shadow run compares with the control, and how; None for none."""
+        if admission.variant_id == self.control.pk:
+            # By the request's id: each treatment gets its share of the control's requests.
+            number = zlib.crc32(admission.pk.encode())
+            return (self.treatments[number % len(self.treatments)], Kind.PROBE) if self.treatments else None
+        return next(((v, Kind.CONTINUE) for v in self.treatments if v.pk == admission.variant_id), None)
+
+
+@transaction.atomic
+def _queue(admission: Admission, completion: Completion, treatment: Variant, kind: str, now: datetime) -> None:
     run = ShadowRun(id=f"shadow-{uuid.uuid4().hex}", admission=admission, treatment=treatment, kind=kind, queued_at=now)
-    ended = completion.exit_reason == ExitReason.END_OF_THINKING
-    with transaction.atomic():
-        if kind == Kind.CONTINUE and ended:
-            _same_as(run, completion)
-            run.save(force_insert=True)
-            grade([run])
-            return True
+    if kind == Kind.CONTINUE and completion.exit_reason not in _STOPPED_BY_POLICY:
+        hold_grading_lock()
+        _same_as(run, completion)
         run.save(force_insert=True)
-        request = ShadowRequest(
-            id=run.pk,
-            messages=completion.messages,
-            policy=_FULL if kind == Kind.CONTINUE else treatment.policy,
-            thinking=completion.thinking,
-            ended=ended,
-            deadline_at=(now + EXPIRES_AFTER).timestamp(),
-        )
-        stream = wire.shadow_stream(admission.checkpoint_id)
-        transaction.on_commit(lambda: sync_redis().xadd(stream, {wire.PAYLOAD: request.encode()}))
-    return True
-
-
-def _treatment(admission: Admission) -> tuple[Variant, str] | None:
-    """The treatment that a shadow run compares with the control, and how; None where they share no thought."""
-    variant, phase = admission.variant, admission.phase
-    assert variant is not None
-    assert phase is not None
-    control = phase.experiment.variants.get(is_control=True)
-    if not variant.is_control:
-        return (variant, Kind.CONTINUE) if variant.checkpoint_id == control.checkpoint_id else None
-    others = [
-        other
-        for other in phase.experiment.variants.filter(is_control=False, checkpoint_id=control.checkpoint_id)
-        if other.key in phase.weights
-    ]
-    if not others:
-        return None
-    # By the request's id: each treatment gets its share of the control's requests.
-    return others[int(admission.pk[-8:], 16) % len(others)] if _is_hex(admission.pk) else others[0], Kind.PROBE
-
-
-def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdef" for letter in text[-8:])
+        grade([run])
+        mark_changed([admission.pk])
+        return
+    run.save(force_insert=True)
+    # Nothing after the thinking: decoding ended inside it, and no tag closed it.
+    ended = completion.exit_reason == ExitReason.END_OF_THINKING and completion.answer_tokens > 0
+    request = ShadowRequest(
+        id=run.pk,
+        messages=completion.messages or [],
+        policy=_FULL if kind == Kind.CONTINUE else treatment.policy,
+        thinking=completion.thinking,
+        ended=ended,
+        start_by=(now + EXPIRES_AFTER).timestamp(),
+        **admission.sampling,
+    )
+    stream = wire.shadow_stream(admission.checkpoint_id)
+    transaction.on_commit(lambda: sync_redis().xadd(stream, {wire.PAYLOAD: request.encode()}))
 
 
 def _same_as(run: ShadowRun, completion: Completion) -> None:

@@ -11,7 +11,8 @@ import pytest_asyncio
 from demo.tiny_reasoner.task import Problem
 from experiments.policies import AnswerConvergence, Confidence, ExitReason, Full, Policy, TokenBudget
 from tests.engines.test_transformers_engine import ask, finish, run_all
-from workers.engines.base import EngineError, GenerationResult, ThinkingProfile
+from workers.engines import sequence
+from workers.engines.base import EngineError, GenerationResult, Sampling, ThinkingProfile
 from workers.engines.transformers_engine import TransformersEngine
 
 POLICIES = [
@@ -95,3 +96,28 @@ async def test_a_thought_that_does_not_come_back_from_its_tokens_is_refused(
     with pytest.raises(EngineError, match="does not come back from its tokens") as caught:
         await finish(engine, ask(problems[0], Full(), forced_thinking="\N{SNOWMAN} no such token"))
     assert caught.value.invalid_request
+
+
+async def test_a_long_record_is_fed_in_parts_with_the_same_end(
+    engine: TransformersEngine, problems: list[Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = await run_all(engine, problems, Full())
+    whole = await again(engine, problems, full, POLICIES[0])
+    monkeypatch.setattr(sequence, "MAX_FED_AT_ONCE", 7)
+    assert [r.exit for r in await again(engine, problems, full, POLICIES[0])] == [r.exit for r in whole]
+    assert [r.answer for r in await again(engine, problems, full, Full())] == [r.answer for r in full]
+
+
+async def test_feeding_a_record_uses_up_no_random_numbers(
+    engine: TransformersEngine, problems: list[Problem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many passes the record takes, the same seed goes on the same way."""
+    (full,) = await run_all(engine, problems[:1], Full())
+    half = full.thinking[: len(full.thinking) // 2]
+    sampling = Sampling(temperature=1.5, seed=5)
+    texts = set()
+    for at_once in (512, 7):
+        monkeypatch.setattr(sequence, "MAX_FED_AT_ONCE", at_once)
+        result = await finish(engine, ask(problems[0], Full(), sampling=sampling, forced_thinking=half))
+        texts.add((result.thinking, result.text))
+    assert len(texts) == 1

@@ -182,6 +182,19 @@ async def test_closing_the_iterator_frees_its_row(engine: TransformersEngine, pr
     assert all(r.finish_reason is FinishReason.STOP for r in results)
 
 
+async def test_an_iterator_that_is_closed_late_cancels_nobody_else(
+    engine: TransformersEngine, problems: list[Problem]
+) -> None:
+    first = engine.generate(ask(problems[0], Full()))
+    async for event in first:
+        if isinstance(event, Finished):
+            break
+    second = asyncio.create_task(finish(engine, ask(problems[0], Full())))
+    await asyncio.sleep(0)
+    await first.aclose()
+    assert (await second).finish_reason is FinishReason.STOP
+
+
 async def test_a_prompt_beyond_the_context_is_the_requests_fault(
     engine: TransformersEngine, problems: list[Problem]
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_admission_says_segment_prompt_and_draws() -> None:
     admission = written(route(audit_every=1, shadow_share=1.0), segment="batch")
     assert (admission.segment, admission.prompt_characters) == ("batch", 3)
     assert (admission.audit_every, admission.audited, admission.shadowed) == (1, True, True)
+    assert admission.sampling == {"temperature": 0.0, "top_p": 1.0, "max_tokens": None}
 
 
 def test_without_an_audit_nothing_is_drawn() -> None:

@@ -25,9 +25,9 @@ from experiments.models import (
 )
 from experiments.services import accumulators
 from experiments.services.accumulators import ALL, SEGMENT
-from experiments.services.labels import NewLabel, hold_grading_lock, submit_labels
+from experiments.services.labels import NewLabel, submit_labels
 from experiments.services.ledger import ingest
-from experiments.services.recounting import mark_changed
+from experiments.services.recounting import hold_grading_lock, mark_changed
 from experiments.statistics import codec
 from experiments.statistics.columns import UNIT_COLUMNS
 from experiments.statistics.moments import UnitMoments

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import redis
+from django.utils import timezone
 
 from experiments import wire
-from experiments.models import Experiment, Label, Phase, ShadowRun, UseCase
+from experiments.models import Checkpoint, Experiment, Label, Phase, ShadowRun, UseCase
 from experiments.services import experiments as service
 from experiments.services import shadow
-from experiments.services.accumulators import PAIRS
+from experiments.services.accumulators import PAIRS, count_until
 from experiments.services.labels import NewLabel, submit_labels
 from experiments.services.ledger import ingest
 from experiments.services.looks import look
@@ -58,7 +59,7 @@ class TestQueue:
         self, admit: Admit, phase: Phase, redis_client: redis.Redis
     ) -> None:
         admitted(admit, phase, "a", "full")
-        ends("a", reason="end_of_thinking")
+        ends("a", reason="end_of_thinking", answer_tokens=2)
         shadow.queue_due()
         (request,) = queued(redis_client, phase)
         assert (request.policy["name"], request.ended) == (SHORT["name"], True)
@@ -80,6 +81,62 @@ class TestQueue:
         run = ShadowRun.objects.get()
         assert (run.state, run.agrees, run.correct, run.forced_tokens) == ("answered", True, True, 20)
         assert queued(redis_client, phase) == []
+
+    def test_a_request_that_is_its_own_pair_is_counted_even_if_it_was_counted_before(
+        self, admit: Admit, phase: Phase
+    ) -> None:
+        admitted(admit, phase, "a", "short")
+        ends("a", reason="end_of_thinking")
+        now = timezone.now()
+        count_until(phase.experiment, phase, now, now)
+        shadow.queue_due()
+        count_until(phase.experiment, phase, now, now)
+        assert moments(phase, "short", PAIRS).total("pairs") == 1
+
+    @pytest.mark.parametrize("reason", ["length", "client_cap"])
+    def test_what_its_policy_did_not_stop_is_its_own_pair(
+        self, admit: Admit, phase: Phase, redis_client: redis.Redis, reason: str
+    ) -> None:
+        admitted(admit, phase, "a", "short")
+        ends("a", reason=reason)
+        shadow.queue_due()
+        assert ShadowRun.objects.get().state == "answered"
+        assert queued(redis_client, phase) == []
+
+    def test_a_run_is_sampled_as_its_request_was(self, admit: Admit, phase: Phase, redis_client: redis.Redis) -> None:
+        sampling = {"temperature": 0.6, "top_p": 0.9, "max_tokens": 300}
+        admitted(admit, phase, "a", "short", sampling=sampling)
+        ends("a")
+        shadow.queue_due()
+        (request,) = queued(redis_client, phase)
+        assert (request.temperature, request.top_p, request.max_tokens) == (0.6, 0.9, 300)
+
+    def test_a_thought_in_which_decoding_ended_is_not_closed(
+        self, admit: Admit, phase: Phase, redis_client: redis.Redis
+    ) -> None:
+        admitted(admit, phase, "a", "full")
+        ends("a", "", reason="end_of_thinking", answer_tokens=0)
+        shadow.queue_due()
+        (request,) = queued(redis_client, phase)
+        assert not request.ended
+
+    def test_requests_that_have_no_pair_do_not_hold_up_the_others(
+        self, admit: Admit, phase: Phase, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shadow, "MAX_AT_ONCE", 1)
+        for name, messages in (("a", None), ("b", MESSAGES)):
+            admitted(admit, phase, name, "short")
+            ends(name, messages=messages)
+        assert (shadow.queue_due(), shadow.queue_due()) == (0, 1)
+
+    def test_another_checkpoint_shares_no_thought(self, admit: Admit, phase: Phase) -> None:
+        model = phase.experiment.use_case.checkpoint.model
+        other = Checkpoint.objects.create(model=model, name="earlier", path="/nowhere")
+        phase.experiment.variants.filter(key="short").update(checkpoint=other)
+        for name, key in (("a", "short"), ("b", "full")):
+            admitted(admit, phase, name, key)
+            ends(name)
+        assert shadow.queue_due() == 0
 
     @pytest.mark.parametrize("change", [{"shadowed": False}, {"admitted_at": time.time() - 7 * 3600}])
     def test_who_was_not_drawn_or_is_too_old_gets_none(

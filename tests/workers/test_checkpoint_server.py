@@ -242,3 +242,30 @@ async def test_the_first_text_of_a_stream_marks_the_request_as_started(redis_cli
         await records(redis_client)
     assert redis_client.exists(wire.started_key("chatcmpl-1"))
     assert [event.kind for event in replies(redis_client)] == ["thinking", "finished"]
+
+
+@pytest.mark.parametrize("payload", [b"no json", b'{"id": "x", "from": "another version"}'])
+async def test_an_entry_that_cannot_be_read_is_dropped_and_serving_goes_on(
+    redis_client: redis.Redis, payload: bytes
+) -> None:
+    redis_client.xadd(STREAM, {wire.PAYLOAD: payload})
+    send(redis_client, request(1, "answer"))
+    async with serving(PlannedEngine()):
+        (record,) = await records(redis_client)
+        assert redis_client.xlen(STREAM) == 0
+        assert redis_client.xpending(STREAM, wire.REQUEST_GROUP)["pending"] == 0
+    assert record["id"] == "chatcmpl-1"
+
+
+@pytest.mark.usefixtures("quick_take_over")
+async def test_an_unreadable_entry_of_a_dead_host_is_dropped_too(redis_client: redis.Redis) -> None:
+    redis_client.xgroup_create(STREAM, wire.REQUEST_GROUP, id="0", mkstream=True)
+    redis_client.xadd(STREAM, {wire.PAYLOAD: b"no json"})
+    redis_client.xreadgroup(wire.REQUEST_GROUP, "dead-host", {STREAM: ">"})
+    async with serving(PlannedEngine()):
+        async with asyncio.timeout(10):
+            while redis_client.xlen(STREAM):
+                await asyncio.sleep(0.01)
+        send(redis_client, request(1, "answer"))
+        (record,) = await records(redis_client)
+    assert record["outcome"] == "answered"

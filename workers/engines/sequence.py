@@ -29,6 +29,9 @@ from workers.engines.base import (
 )
 from workers.engines.vocabulary import Vocabulary
 
+# Tokens of a recorded thought that one forward pass takes.
+MAX_FED_AT_ONCE = 512
+
 
 class _Stage(Enum):
     OPENING = "opening"  # waiting for the model to open its thinking
@@ -97,7 +100,8 @@ class Sequence:
     @property
     def greedy(self) -> bool:
         """Whether the next token is taken by argmax (always inside a trial answer)."""
-        return self._branch is not None or self.request.sampling.temperature == 0
+        # While a record is fed, what comes after a token is known: drawing it would only use up the seed.
+        return self._branch is not None or bool(self._forced) or self.request.sampling.temperature == 0
 
     @property
     def wants_logprob(self) -> bool:
@@ -193,10 +197,15 @@ class Sequence:
             self._take(token)
             return
         # What was sampled after the last token does not count: the record says what came. Everything up to the next
-        # probe is fed in one forward pass.
-        while self._forced and self._stage is not _Stage.ANSWERING and self.finish is None and not self._probe_due:
+        # probe is fed in one forward pass, as far as the others in the batch can be made to wait for it.
+        end = self._fed + MAX_FED_AT_ONCE
+        while self._may_feed(end):
             self._fed += 1
             self._take(self._forced.popleft())
+
+    def _may_feed(self, end: int) -> bool:
+        thinks = self._stage is not _Stage.ANSWERING and self.finish is None
+        return bool(self._forced) and thinks and not self._probe_due and self._fed < end
 
     def _take(self, token: int) -> None:
         self._tokens.append(token)

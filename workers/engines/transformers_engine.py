@@ -104,7 +104,9 @@ class TransformersEngine:
                 if isinstance(event, Finished):
                     return
         finally:
-            self.cancel(request.id)
+            # An iterator may be closed long after its end: by then its id may be another request's.
+            if self._clients.get(request.id) is client:
+                self.cancel(request.id)
 
     def cancel(self, request_id: str) -> None:
         with self._wake:
