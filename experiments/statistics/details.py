@@ -90,7 +90,7 @@ def _tokens_per_correct(control: UnitMoments, treatment: UnitMoments, design: De
     for side in (control, treatment):
         if side.total("labelled") < side.total("completions"):
             return NotEstimable("not all requests are labelled, so their tokens are not those of the graded answers")
-    return ratio_contrast(control, treatment, TOKENS, ("correct",), design.level)
+    return ratio_contrast(control, treatment, TOKENS, ("correct",), design.level, design.tuning_n)
 
 
 def _prediction_powered(control: Evidence, treated: Evidence, design: Design) -> RectifiedContrast | NotEstimable:

@@ -162,9 +162,11 @@ def judge(
         tuning_n: N* of the sequences.
         process: the exact e-process of this metric where units have one request each; it decides then.
     """
-    empty = [side for side in (watched, control) if side is not None and (side.units < 2 or side.sum_n == 0)]
-    if empty:
-        return _missing(guardrail, treatment, alpha, f"at least 2 units are needed, got {empty[0].units}")
+    for side in (watched, control):
+        if side is not None and side.units < 2:
+            return _missing(guardrail, treatment, alpha, f"at least 2 units are needed, got {side.units}")
+        if side is not None and side.sum_n == 0:
+            return _missing(guardrail, treatment, alpha, f"{side.units} units have no request")
     require_proportion(guardrail.metric, watched)
     value = watched.mean
     control_value = None if control is None else control.mean

@@ -1,38 +1,46 @@
-"""Fixed-sample intervals of one arm's mean: for display, not for decisions under repeated looks."""
+"""The interval of one arm's mean."""
 
 from __future__ import annotations
 
 import math
 
-from scipy import stats
-
-from experiments.statistics import checks
+from experiments.statistics import checks, sequential
 from experiments.statistics.aggregates import ClusterAggregate
-from experiments.statistics.results import Estimate, Interval, NotEstimable
+from experiments.statistics.results import Estimate, NotEstimable
 
 
-def mean_interval(aggregate: ClusterAggregate, level: float) -> Estimate | NotEstimable:
-    """Student's t interval of a mean over units, with the linearised cluster variance and k - 1 degrees of
-    freedom.
+def mean_sequence(aggregate: ClusterAggregate, level: float, tuning_n: float) -> Estimate | NotEstimable:
+    """Asymptotic confidence sequence of a mean of non-negative values over units, on the log scale.
+
+    By the delta method log(mean) has the standard error SE / mean, and the sequence of Waudby-Smith et al. (arXiv
+    2103.06476, eq. 9) holds for any such linearised estimate. On the log scale the limits are mean exp(-+ w SE /
+    mean): never negative, and longer to the right, as tokens are (docs/simulations.md has its coverage for heavy
+    tails, where Student's t covers too little).
 
     Args:
-        aggregate: the metric over units; the estimate has the metric's units.
-        level: nominal coverage in (0, 1).
+        aggregate: the metric over units, clustered; the estimate has the metric's units.
+        level: coverage over all looks, in (0, 1).
+        tuning_n: N*, units of this arm.
 
     Returns:
-        The estimate, or NotEstimable with fewer than 2 units.
+        The estimate, or NotEstimable with fewer than 2 units or without completions. Values that are all equal have
+        an interval of length 0.
     """
     checks.fraction("level", level)
-    if aggregate.units < 2 or aggregate.sum_n == 0:
+    checks.positive("tuning_n", tuning_n)
+    if aggregate.units < 2:
         return NotEstimable(f"a mean needs at least 2 units with completions, got {aggregate.units}")
+    if aggregate.sum_n == 0:
+        return NotEstimable(f"a mean needs completions, got none in {aggregate.units} units")
     mean, se = aggregate.mean, math.sqrt(aggregate.variance_of_mean)
-    half = float(stats.t.isf((1.0 - level) / 2, aggregate.units - 1)) * se
+    if mean < 0:
+        raise ValueError(f"aggregate must be of a metric >= 0, got a mean of {mean}")
     return Estimate(
         value=mean,
         se=se,
-        interval=Interval(mean - half, mean + half, level),
-        method="t",
-        anytime_valid=False,
+        interval=sequential.log_confidence_sequence(mean, se, aggregate.units, tuning_n, 1 - level),
+        method="log_asymptotic_confidence_sequence",
+        anytime_valid=True,
         units=aggregate.units,
         observations=round(aggregate.sum_n),
     )

@@ -57,8 +57,10 @@ def welch_difference(control: ClusterAggregate, treatment: ClusterAggregate, lev
     """
     checks.fraction("level", level)
     for name, side in (("control", control), ("treatment", treatment)):
-        if side.units < 2 or side.sum_n == 0:
+        if side.units < 2:
             return NotEstimable(f"the {name} has {side.units} units, at least 2 are needed")
+        if side.sum_n == 0:
+            return NotEstimable(f"the {name} has no completion in its {side.units} units")
     variances = control.variance_of_mean, treatment.variance_of_mean
     if sum(variances) == 0:
         return NotEstimable("all units of each arm have the same mean: no variation to judge by")

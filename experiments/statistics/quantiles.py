@@ -120,7 +120,9 @@ def quantile_estimate(
     if isinstance(value, NotEstimable):
         return value
     half = float(stats.norm.isf((1 - level) / 2)) * math.sqrt(q * (1 - q) * design_effect / sketch.n)
-    low, high = q - half - sketch.rank_error, q + half + sketch.rank_error
+    # One value further on each side: the order statistics that enclose, not those that are nearest.
+    reach = half + sketch.rank_error + 1 / sketch.n
+    low, high = q - reach, q + reach
     return QuantileEstimate(q, value, _between(sketch, low, high, value, level), sketch.n)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from experiments.statistics import checks
+from experiments.statistics import checks, sequential
 from experiments.statistics.means import welch_degrees_of_freedom
 from experiments.statistics.moments import UnitMoments
 from experiments.statistics.relative import delta_standard_error, fieller_interval
@@ -20,14 +20,14 @@ _SEPARATED = 3.0
 
 @dataclass(frozen=True, slots=True)
 class RatioContrast:
-    """A ratio metric of the treatment against the control, at a fixed sample size.
+    """A ratio metric of the treatment against the control.
 
     Attributes:
-        control: the control's ratio.
+        control: the control's ratio, anytime-valid.
         treatment: the treatment's.
-        difference: treatment - control.
-        relative_change: treatment / control - 1, by Fieller.
-        p_value: two-sided, of "no difference" (Welch's t).
+        difference: treatment - control; fixed sample.
+        relative_change: treatment / control - 1, by Fieller; fixed sample.
+        p_value: two-sided, of "no difference" (Welch's t); fixed sample.
     """
 
     control: Estimate
@@ -38,9 +38,9 @@ class RatioContrast:
 
 
 def ratio(
-    moments: UnitMoments, numerator: Sequence[str], denominator: Sequence[str], level: float
+    moments: UnitMoments, numerator: Sequence[str], denominator: Sequence[str], level: float, tuning_n: float
 ) -> Estimate | NotEstimable:
-    """One arm's Σ numerator / Σ denominator with a normal interval.
+    """One arm's Σ numerator / Σ denominator, columns >= 0, with an anytime-valid interval on the log scale.
 
     Deng, Knoblich and Lu (KDD 2018), section 3.1: the variance of the mean of (numerator - ratio * denominator)
     over units, divided by the squared mean of the denominator.
@@ -49,7 +49,8 @@ def ratio(
         moments: of the arm, one row per unit.
         numerator: columns that are added up, e.g. the kinds of tokens.
         denominator: columns that are added up, e.g. correct answers.
-        level: nominal coverage in (0, 1).
+        level: coverage over all looks, in (0, 1).
+        tuning_n: N*, units of this arm.
     """
     checks.fraction("level", level)
     k, bottom = moments.units, moments.total(*denominator)
@@ -65,8 +66,8 @@ def ratio(
     for name in denominator:
         weights[name] = weights.get(name, 0.0) - value
     se = math.sqrt(_centred(moments, weights)) / bottom
-    half = float(stats.norm.isf((1 - level) / 2)) * se
-    return Estimate(value, se, Interval(value - half, value + half, level), "delta", False, k, round(bottom))
+    interval = sequential.log_confidence_sequence(value, se, k, tuning_n, 1 - level)
+    return Estimate(value, se, interval, "log_asymptotic_confidence_sequence", True, k, round(bottom))
 
 
 def _centred(moments: UnitMoments, weights: dict[str, float]) -> float:
@@ -77,10 +78,15 @@ def _centred(moments: UnitMoments, weights: dict[str, float]) -> float:
 
 
 def ratio_contrast(
-    control: UnitMoments, treatment: UnitMoments, numerator: Sequence[str], denominator: Sequence[str], level: float
+    control: UnitMoments,
+    treatment: UnitMoments,
+    numerator: Sequence[str],
+    denominator: Sequence[str],
+    level: float,
+    tuning_n: float,
 ) -> RatioContrast | NotEstimable:
-    """The treatment's ratio against the control's; see `ratio` for the arguments."""
-    sides = [ratio(side, numerator, denominator, level) for side in (control, treatment)]
+    """The treatment's ratio against the control's; see `ratio` for the arguments, with N* of both arms."""
+    sides = [ratio(side, numerator, denominator, level, tuning_n / 2) for side in (control, treatment)]
     for side in sides:
         if isinstance(side, NotEstimable):
             return side

@@ -104,8 +104,10 @@ def relative_change(
     if method not in ("fieller", "delta", "log_delta"):
         raise ValueError(f"method must be fieller, delta or log_delta, got {method!r}")
     for name, side in (("control", control), ("treatment", treatment)):
-        if side.units < 2 or side.sum_n == 0:
+        if side.units < 2:
             return NotEstimable(f"the {name} has {side.units} units, at least 2 are needed")
+        if side.sum_n == 0:
+            return NotEstimable(f"the {name} has no completion in its {side.units} units")
     if control.mean <= 0:
         return NotEstimable(f"the control's mean must be > 0 for a relative change, got {control.mean:g}")
     moments = (control.mean, control.variance_of_mean, treatment.mean, treatment.variance_of_mean)

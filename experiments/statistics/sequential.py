@@ -15,7 +15,9 @@ import sys
 from typing import Literal
 
 from experiments.statistics import checks
-from experiments.statistics.results import Interval
+from experiments.statistics.results import Interval, NotEstimable
+
+_WIDEST_LOG = math.log(1e6)
 
 Alternative = Literal["two-sided", "greater", "less"]
 
@@ -61,6 +63,37 @@ def confidence_sequence(estimate: float, se: float, n: float, tuning_n: float, a
     checks.finite("estimate", estimate)
     half = multiplier(n, tuning_n, alpha) * checks.positive("se", se)
     return Interval(estimate - half, estimate + half, 1 - alpha)
+
+
+def log_confidence_sequence(
+    estimate: float, se: float, n: float, tuning_n: float, alpha: float
+) -> Interval | NotEstimable:
+    """The two-sided sequence of log(estimate), carried back: of a mean or a ratio of values >= 0.
+
+    By the delta method log(estimate) has the standard error se / estimate, and eq. 9 holds for any estimate that is
+    linear in the units but for a remainder that vanishes.
+
+    Args:
+        estimate: >= 0.
+        se: its standard error, >= 0, same units.
+        n: units behind it, > 0.
+        tuning_n: N*, > 0.
+        alpha: in (0, 1).
+
+    Returns:
+        The interval; of length 0 with se = 0; or NotEstimable where it would reach over a factor of a million.
+    """
+    checks.non_negative("estimate", estimate)
+    width = multiplier(n, tuning_n, alpha)
+    if checks.non_negative("se", se) == 0:
+        return Interval(estimate, estimate, 1 - alpha)
+    # With se > 0 the estimate is above 0: values >= 0 that vary have a mean above 0.
+    relative = width * se / checks.positive("estimate", estimate)
+    if relative > _WIDEST_LOG:
+        return NotEstimable(
+            f"{width:.1f} standard errors of {se:.4g} around {estimate:.4g} bound it to no useful range"
+        )
+    return Interval(estimate * math.exp(-relative), estimate * math.exp(relative), 1 - alpha)
 
 
 def lower_bound(estimate: float, se: float, n: float, tuning_n: float, alpha: float) -> float:

@@ -14,7 +14,7 @@ from experiments.statistics.details import TreatmentDetail, detail, quantiles
 from experiments.statistics.evidence import Evidence
 from experiments.statistics.guardrails import GuardrailResult
 from experiments.statistics.health import Health
-from experiments.statistics.intervals import mean_interval
+from experiments.statistics.intervals import mean_sequence
 from experiments.statistics.proportions import wilson_interval
 from experiments.statistics.quantiles import QuantileEstimate
 from experiments.statistics.results import Estimate, NotEstimable
@@ -64,7 +64,7 @@ class ArmSummary:
         exposures, completions, labelled_completions, enforcement_failures: counts.
         outcomes: completions by how they ended.
         em: proportion correct with Wilson's interval.
-        decoded_tokens: mean per completion with a t interval, probes included.
+        decoded_tokens: mean per completion with an anytime-valid interval, probes included.
         tokens_without_probes: the same without probe tokens, marked by its name.
         token_means: means by kind, or None where the caller gave none.
         quantiles: p50, p90 and p99 by sketched metric; fixed sample.
@@ -221,8 +221,8 @@ def _summarise(arm: ArmAggregates, design: Design, evidence: Evidence) -> ArmSum
         enforcement_failures=arm.enforcement_failures,
         outcomes=arm.outcomes,
         em=em,
-        decoded_tokens=mean_interval(arm.decoded_tokens, design.level),
-        tokens_without_probes=mean_interval(arm.tokens_without_probes, design.level),
+        decoded_tokens=mean_sequence(arm.decoded_tokens, design.level, design.tuning_n / 2),
+        tokens_without_probes=mean_sequence(arm.tokens_without_probes, design.level, design.tuning_n / 2),
         token_means=arm.token_means,
         quantiles=quantiles(evidence.sketches, arm.decoded_tokens, design.level),
     )

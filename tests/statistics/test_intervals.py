@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from experiments.statistics import ClusterAggregate, Interval, NotEstimable
-from experiments.statistics.intervals import mean_interval
+from experiments.statistics import ClusterAggregate, Estimate, Interval, NotEstimable
+from experiments.statistics.intervals import mean_sequence
 from experiments.statistics.proportions import effective_sample_size, smoothed_variance, wilson_interval
+from experiments.statistics.sequential import confidence_sequence
 from tests.statistics.builders import proportion
 
 
@@ -72,20 +72,48 @@ def test_smoothed_variance_takes_few_large_units_for_few() -> None:
     assert large == pytest.approx(smoothed_variance(proportion(3, 3)), rel=1e-12)
 
 
-def test_mean_interval_agrees_with_scipy() -> None:
-    values = np.random.default_rng(8).normal(3_000, 900, 60)
-    result = mean_interval(ClusterAggregate.from_values(values), 0.9)
-    expected = stats.t.interval(0.9, 59, values.mean(), values.std(ddof=1) / math.sqrt(60))
-    interval = _interval(result)
-    assert (interval.lower, interval.upper) == pytest.approx(expected, rel=1e-9)
+def test_mean_sequence_is_the_sequence_of_the_log_mean() -> None:
+    values = np.random.default_rng(8).lognormal(8, 1, 60)
+    interval = _interval(mean_sequence(ClusterAggregate.from_values(values), 0.9, 500))
+    relative = values.std(ddof=1) / math.sqrt(60) / values.mean()
+    logs = confidence_sequence(math.log(values.mean()), relative, 60, 500, 0.1)
+    assert (interval.lower, interval.upper) == pytest.approx((math.exp(logs.lower), math.exp(logs.upper)), rel=1e-9)
+
+
+def test_mean_sequence_says_that_it_holds_at_every_look() -> None:
+    found = mean_sequence(ClusterAggregate.from_values([5, 6, 7]), 0.9, 500)
+    assert isinstance(found, Estimate)
+    assert found.anytime_valid
+
+
+def test_mean_of_equal_values_has_an_interval_of_length_0() -> None:
+    interval = _interval(mean_sequence(ClusterAggregate.from_values([0, 0, 0]), 0.95, 500))
+    assert (interval.lower, interval.upper) == (0, 0)
+
+
+def test_mean_that_nothing_bounds_says_so() -> None:
+    found = mean_sequence(ClusterAggregate.from_values([0, 1_000]), 0.95, 50_000)
+    assert isinstance(found, Estimate)
+    assert isinstance(found.interval, NotEstimable)
+
+
+def test_mean_of_units_without_completions_says_so() -> None:
+    assert mean_sequence(ClusterAggregate(2, 0, 0, 0, 0, 0), 0.95, 500) == NotEstimable(
+        "a mean needs completions, got none in 2 units"
+    )
+
+
+def test_mean_of_a_negative_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match="aggregate must be of a metric >= 0, got a mean of -2"):
+        mean_sequence(ClusterAggregate.from_values([-1, -3]), 0.95, 500)
 
 
 def test_mean_of_one_unit_is_not_estimable() -> None:
-    assert mean_interval(ClusterAggregate.from_values([5]), 0.95) == NotEstimable(
+    assert mean_sequence(ClusterAggregate.from_values([5]), 0.95, 500) == NotEstimable(
         "a mean needs at least 2 units with completions, got 1"
     )
 
 
 def test_a_level_in_percent_is_refused() -> None:
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\), got 95"):
-        mean_interval(proportion(1, 2), 95)
+        mean_sequence(proportion(1, 2), 95, 500)

@@ -82,24 +82,24 @@ def moments(rows: object, columns: tuple[str, ...] = ("t", "c")) -> UnitMoments:
 
 
 def test_tokens_per_correct_answer_is_a_ratio_of_totals() -> None:
-    found = ratio(moments([(100, 1), (300, 2), (200, 1), (250, 2)]), ("t",), ("c",), 0.95)
+    found = ratio(moments([(100, 1), (300, 2), (200, 1), (250, 2)]), ("t",), ("c",), 0.95, 1_000)
     assert isinstance(found, Estimate)
     assert found.value == pytest.approx(850 / 6)
 
 
 def test_without_a_correct_answer_there_are_no_tokens_per_correct_answer() -> None:
-    found = ratio_contrast(moments([(100, 1), (90, 1)]), moments([(100, 0), (90, 0)]), ("t",), ("c",), 0.95)
+    found = ratio_contrast(moments([(100, 1), (90, 1)]), moments([(100, 0), (90, 0)]), ("t",), ("c",), 0.95, 1_000)
     assert found == NotEstimable("the denominator (c) must be > 0, got 0")
 
 
 def test_a_denominator_near_zero_is_said_to_be() -> None:
     rows = [(100, 1)] + [(100, 0)] * 30
-    assert "standard errors from zero" in getattr(ratio(moments(rows), ("t",), ("c",), 0.95), "reason", "")
+    assert "standard errors from zero" in getattr(ratio(moments(rows), ("t",), ("c",), 0.95, 1_000), "reason", "")
 
 
 def test_equal_arms_have_no_relative_change_of_a_ratio() -> None:
     side = moments([(100, 1), (300, 2), (200, 1), (250, 2)])
-    found = ratio_contrast(side, side, ("t",), ("c",), 0.95)
+    found = ratio_contrast(side, side, ("t",), ("c",), 0.95, 1_000)
     assert isinstance(found, RatioContrast)
     assert (found.difference.value, found.p_value) == (0.0, 1.0)
     assert 0.0 in interval(found.relative_change)

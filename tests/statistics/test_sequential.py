@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.statistics import sequential
+from experiments.statistics import Interval, sequential
 from experiments.statistics.sequential import Alternative
 
 ESTIMATES = st.floats(-1e6, 1e6)
@@ -106,3 +106,20 @@ def test_bad_input_is_refused(change: dict[str, Any], message: str) -> None:
 def test_a_one_sided_alpha_of_a_half_is_refused() -> None:
     with pytest.raises(ValueError, match=r"alpha must be in \(0, 0.5\), got 0.5"):
         sequential.lower_bound(0.0, 1.0, 10, 10, 0.5)
+
+
+@given(
+    estimate=st.floats(1e-3, 1e6),
+    relative=st.floats(1e-6, 0.5),
+    factor=st.floats(1e-3, 1e3),
+    n=st.floats(2, 1e6),
+    alpha=st.floats(0.001, 0.5),
+)
+def test_log_sequence_is_equivariant_and_contains_its_estimate(
+    estimate: float, relative: float, factor: float, n: float, alpha: float
+) -> None:
+    one = sequential.log_confidence_sequence(estimate, relative * estimate, n, 1_000, alpha)
+    other = sequential.log_confidence_sequence(factor * estimate, factor * relative * estimate, n, 1_000, alpha)
+    if isinstance(one, Interval) and isinstance(other, Interval):
+        assert 0 < one.lower <= estimate <= one.upper
+        assert (other.lower, other.upper) == pytest.approx((factor * one.lower, factor * one.upper), rel=1e-9)

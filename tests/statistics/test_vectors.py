@@ -146,7 +146,7 @@ def _ratio(inputs: dict[str, Any]) -> dict[str, Any]:
         )
         for a in ("control", "treatment")
     ]
-    contrast = ratio_contrast(sides[0], sides[1], ("t",), ("c",), 0.95)
+    contrast = ratio_contrast(sides[0], sides[1], ("t",), ("c",), 0.95, 1_000)
     assert isinstance(contrast, RatioContrast)
     return {
         **_shown(contrast.difference),
