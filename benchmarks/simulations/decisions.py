@@ -7,13 +7,17 @@ import math
 import numpy as np
 
 from benchmarks.simulations.figures import Figure, Scenario, share
-from benchmarks.simulations.traffic import answers, looks, tokens
+from benchmarks.simulations.traffic import answers, looks, sizes, tokens
 from experiments.statistics import ArmAggregates, ClusterAggregate, Decision, Design, LookInputs, Outcomes, analyse
-from experiments.statistics.guardrails import Guardrail, GuardrailMetric
+from experiments.statistics.guardrails import Guardrail, GuardrailMetric, judge
 from experiments.statistics.pairs import SequentialPairs, sequential_pairs
 from experiments.statistics.power import EMQuestion, SampleSize, paired_sample_size, sample_size
 from experiments.statistics.safe_proportions import SafeDifference
-from experiments.statistics.sequential_power import sequential_sample_size, simulate_stopping
+from experiments.statistics.sequential_power import (
+    sequential_paired_sample_size,
+    sequential_sample_size,
+    simulate_stopping,
+)
 
 LOOKS, PER_LOOK = 50, 40
 UNITS = LOOKS * PER_LOOK
@@ -23,6 +27,28 @@ def _design(**changes: object) -> Design:
     weights = {"full": 1 / 3, "a": 1 / 3, "b": 1 / 3}
     values = {"margin": 0.05, "min_saving": 0.2, "tuning_n": float(UNITS)} | changes
     return Design("full", weights, **values)  # type: ignore[arg-type]
+
+
+def guardrail_clusters(seed: int, replications: int) -> list[Figure]:
+    """Empty answers exactly at their bound where units have several requests: any breach is false."""
+    rng, figures = np.random.default_rng(seed), []
+    rail = Guardrail(GuardrailMetric.EMPTY, 0.02)
+    for kind, correlation in (("few", 0.1), ("few", 0.3), ("heavy", 0.1), ("heavy", 0.3)):
+        for base in (0.0, 0.05):
+            breached = 0
+            for _ in range(replications):
+                sides = []
+                for share_empty in (base, base + 0.02):
+                    counts = sizes(rng, UNITS, kind)
+                    sides.append(looks(counts, answers(rng, counts, share_empty, correlation), PER_LOOK))
+                breached += any(
+                    judge(rail, "a", treated, control, 0.05, float(UNITS)).breached
+                    for control, treated in zip(*sides, strict=True)
+                )
+            users = "1 to 9 requests a unit" if kind == "few" else "heavy users"
+            name = f"{users}, correlation {correlation}, {base:.0%} empty in the control"
+            figures.append(share(name, breached, replications, 0.05, "at most"))
+    return figures
 
 
 def _arms(rng: np.random.Generator, key: str, em: float, mean: float, empty: float = 0.0) -> list[ArmAggregates]:
@@ -132,14 +158,17 @@ def pairs_to_decision(seed: int, replications: int) -> list[Figure]:
     independent = sample_size(EMQuestion(0.72, 0.72, 0.02))
     assert isinstance(fixed, SampleSize)
     assert isinstance(independent, SampleSize)
-    most, step = 4 * fixed.treatment, 40
+    longest = sequential_paired_sample_size(0.066, 0.02)
+    assert isinstance(longest, SampleSize)
+    step = 40
+    most = -(-longest.treatment // step) * step
     for _ in range(replications):
         marks = rng.choice([-1, 0, 1], most, p=[0.033, 0.934, 0.033])
         ends = np.arange(step, most + 1, step)
         sums, squares = np.cumsum(marks)[ends - 1], np.cumsum(marks**2)[ends - 1]
         units = most
         for n, s, s2 in zip(ends.tolist(), sums.tolist(), squares.tolist(), strict=True):
-            look = sequential_pairs(ClusterAggregate(n, n, s, s2, n, s), 0.02, 0.05, 0.95, 2 * fixed.treatment)
+            look = sequential_pairs(ClusterAggregate(n, n, s, s2, n, s), 0.02, 0.05, 0.95, longest.treatment)
             if isinstance(look, SequentialPairs) and look.p_non_inferiority <= 0.05:
                 units, found = n, found + 1
                 break
@@ -150,7 +179,8 @@ def pairs_to_decision(seed: int, replications: int) -> list[Figure]:
             "two independent arms at EM .72, fixed sample, units per arm", independent.unrounded, 0.0, None, "shown", 1
         ),
         Figure("pairs, fixed sample for 80 % power", fixed.unrounded, 0.0, None, "shown", 1),
-        share("pairs, sequence: power by four times that", found, replications, None, "shown"),
+        Figure("pairs, sequence: maximum for 80 % power", longest.unrounded, 0.0, None, "shown", 1),
+        share("pairs, sequence: power by that maximum", found, replications, 0.8, "at least"),
         Figure("pairs, sequence: mean pairs", float(np.mean(stopped)), error, None, "shown", replications),
     ]
 
@@ -170,6 +200,14 @@ SCENARIOS = [
         "A treatment whose true loss is exactly the margin, alone and with a guardrail exactly at its bound; the "
         "declared false-revert probability of 5 % is split over both.",
         false_reverts,
+        400,
+    ),
+    Scenario(
+        "guardrail_clusters",
+        "False breaches where units have several requests",
+        "Empty answers exactly at their bound of 2 points above the control, beta-binomial within units; 50 looks "
+        "of one guardrail at 5 %.",
+        guardrail_clusters,
         400,
     ),
     Scenario(

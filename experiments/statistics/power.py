@@ -219,6 +219,8 @@ def paired_sample_size(
     checks.fraction("power", power)
     if not abs(checks.finite("difference", difference)) <= discordance <= 1 or discordance <= 0:
         raise ValueError(f"discordance must be in (0, 1] and at least |difference|, got {discordance}, {difference}")
+    if discordance <= difference**2:
+        raise ValueError(f"discordance must be > difference² for pairs to vary, got {discordance}, {difference}")
     if difference + margin <= 0:
         return NotEstimable(f"the expected difference of {difference:+.3f} is not above -margin = {-margin:+.3f}")
     quantiles = float(stats.norm.isf(alpha) + stats.norm.ppf(power))

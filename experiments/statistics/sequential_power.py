@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 
 from experiments.statistics import checks, sequential
-from experiments.statistics.power import EMQuestion, Question, SampleSize, TokenQuestion, sample_size
+from experiments.statistics.power import (
+    EMQuestion,
+    Question,
+    SampleSize,
+    TokenQuestion,
+    paired_sample_size,
+    sample_size,
+)
 from experiments.statistics.results import NotEstimable
 
 
@@ -68,14 +76,50 @@ def sequential_sample_size(
     if isinstance(fixed, NotEstimable):
         return fixed
 
-    def lacking(log_n: float) -> float:
-        n = math.exp(log_n)
+    def power_by(n: float) -> float:
         tuned = n * (1 + ratio) if tuning_n is None else tuning_n
-        return sequential_power_at(question, n, tuned, alpha, ratio) - power
+        return sequential_power_at(question, n, tuned, alpha, ratio)
 
-    low = math.log(fixed.unrounded)
-    n = math.exp(float(optimize.brentq(lacking, low, low + math.log(1e4), xtol=1e-10)))
+    n = _smallest(power_by, power, fixed.unrounded)
     return SampleSize(math.ceil(n * ratio), math.ceil(n), n, power, alpha, "asymptotic_confidence_sequence")
+
+
+def _smallest(power_by: Callable[[float], float], power: float, fixed: float) -> float:
+    """The sample with that power, which is above what a fixed sample needs."""
+    low = math.log(fixed)
+    found = optimize.brentq(lambda log_n: power_by(math.exp(log_n)) - power, low, low + math.log(1e4), xtol=1e-10)
+    return math.exp(float(found))
+
+
+def sequential_paired_sample_size(
+    discordance: float,
+    margin: float,
+    difference: float = 0.0,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    tuning_n: float | None = None,
+) -> SampleSize | NotEstimable:
+    """Pairs by which the sequence over pairs shows non-inferiority with the wanted power (at the latest).
+
+    Args:
+        discordance: share of pairs in which one side is right and the other wrong, in (0, 1].
+        margin: a fraction in (0, 1).
+        difference: expected EM of the treatment minus that of the control; its square is below the discordance.
+        alpha: one-sided, in (0, .5).
+        power: in (0, 1).
+        tuning_n: N*, pairs; None: the sample itself, which is about the best choice.
+    """
+    fixed = paired_sample_size(discordance, margin, difference, alpha, power)
+    if isinstance(fixed, NotEstimable):
+        return fixed
+    drift = (margin + difference) / math.sqrt(discordance - difference**2)
+
+    def power_by(n: float) -> float:
+        critical = sequential.multiplier(n, n if tuning_n is None else tuning_n, alpha, one_sided=True)
+        return float(stats.norm.cdf(drift * math.sqrt(n) - critical))
+
+    n = _smallest(power_by, power, fixed.unrounded)
+    return SampleSize(math.ceil(n), math.ceil(n), n, power, alpha, "paired_asymptotic_confidence_sequence")
 
 
 def joint_sequential_sample_size(

@@ -22,6 +22,7 @@ from experiments.statistics.power import (
 )
 from experiments.statistics.sequential_power import (
     joint_sequential_sample_size,
+    sequential_paired_sample_size,
     sequential_power_at,
     sequential_sample_size,
     simulate_stopping,
@@ -144,3 +145,27 @@ def test_two_units_show_no_saving() -> None:
     found = detectable_saving(TokenQuestion(3100, 26_000, 0.5, 0.1), 2)
     assert isinstance(found, NotEstimable)
     assert "2 units show no saving" in found.reason
+
+
+def test_pairs_looked_at_all_the_time_need_more_than_a_fixed_sample_and_fewer_than_two_arms() -> None:
+    pairs = size(sequential_paired_sample_size(0.066, 0.02)).unrounded
+    assert size(paired_sample_size(0.066, 0.02)).unrounded < pairs
+    assert pairs < size(sequential_sample_size(EMQuestion(0.72, 0.72, 0.02))).unrounded
+
+
+def test_sequential_pairs_are_one_sample_of_the_same_drift() -> None:
+    """A pair's difference has variance psi - d², so two arms with that variance together need as many each."""
+    arms = EMQuestion(0.5, 0.5, 0.02)
+    found = sequential_sample_size(arms, tuning_n=2_000 * 2)
+    assert size(sequential_paired_sample_size(0.5, 0.02, tuning_n=2_000)).unrounded == pytest.approx(
+        size(found).unrounded, rel=1e-9
+    )
+
+
+def test_pairs_that_cannot_vary_are_refused() -> None:
+    with pytest.raises(ValueError, match="discordance must be > difference² for pairs to vary, got 1, 1"):
+        paired_sample_size(1, 0.02, 1)
+
+
+def test_no_number_of_looked_at_pairs_shows_a_loss_beyond_the_margin() -> None:
+    assert isinstance(sequential_paired_sample_size(0.1, 0.02, -0.03), NotEstimable)
