@@ -197,6 +197,26 @@ def test_what_was_counted_step_by_step_equals_a_rebuild(admit: Admit, phase: Pha
         transaction.set_rollback(True)
 
 
+def test_sketches_rebuilt_and_counted_step_by_step_agree_within_their_rank_error(admit: Admit, phase: Phase) -> None:
+    """Each of the two may be off by its own rank error, and both have left exactness behind."""
+    tokens = np.random.default_rng(5).lognormal(6, 1, 2_000).astype(int)
+    names = [f"r{i}" for i in range(tokens.size)]
+    ingest(
+        [admit(name, phase=phase, variant="full", unit=name, admitted_at=NOON + i) for i, name in enumerate(names)],
+        [answered(name, thinking_tokens=spent) for name, spent in zip(names, tokens.tolist(), strict=True)],
+    )
+    for step in range(1, 6):
+        count(phase, step * 400)
+    (stepwise,) = _sketches(phase).values()
+    accumulators.rebuild(phase.experiment, phase, LATER)
+    (rebuilt,) = _sketches(phase).values()
+    assert (stepwise.n, rebuilt.n) == (tokens.size, tokens.size)
+    assert stepwise.rank_error > 0
+    for q in (0.01, 0.5, 0.9, 0.99):
+        for sketch in (stepwise, rebuilt):
+            assert abs(np.mean(tokens <= sketch.quantile(q)) - q) <= sketch.rank_error + 1 / tokens.size
+
+
 def _do(kind: str, who: int, value: int, admit: Admit, phase: Phase, admitted: set[int]) -> None:
     name = f"r{who}"
     if kind == "admit":
