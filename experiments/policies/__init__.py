@@ -13,32 +13,46 @@ from experiments.policies.base import (
     Observation,
     Policy,
     ProbeSchedule,
+    RequestFeature,
     Signal,
     TrialAnswer,
 )
 from experiments.policies.confidence import Confidence
+from experiments.policies.end_margin import EndMargin
+from experiments.policies.entropy_plateau import EntropyPlateau
 from experiments.policies.full import Full
+from experiments.policies.plateau import Plateau
 from experiments.policies.registry import (
+    BUILT_IN,
     POLICIES,
+    BadPolicyPlugin,
     policy_from_spec,
     policy_schema,
     policy_to_spec,
     policy_version,
 )
 from experiments.policies.run import PolicyRun, Step
+from experiments.policies.run_jump import RunJump
 from experiments.policies.token_budget import TokenBudget
 
 __all__ = [
+    "BUILT_IN",
     "POLICIES",
     "AnswerConvergence",
+    "BadPolicyPlugin",
     "Confidence",
+    "EndMargin",
+    "EntropyPlateau",
     "Exit",
     "ExitReason",
     "Full",
     "Observation",
+    "Plateau",
     "Policy",
     "PolicyRun",
     "ProbeSchedule",
+    "RequestFeature",
+    "RunJump",
     "Signal",
     "Step",
     "TokenBudget",

@@ -15,6 +15,22 @@ class Signal(StrEnum):
 
     TRIAL_ANSWER = "trial_answer"
     TRIAL_CONFIDENCE = "trial_confidence"
+    END_ENTROPY = "end_entropy"  # of the next token, were thinking closed here
+    END_MARGIN = "end_margin"  # how far the end of thinking is from being the next token
+
+    @property
+    def needs_branch(self) -> bool:
+        """Whether it is measured on a branch behind the end of thinking (else in the running request)."""
+        return self is not Signal.END_MARGIN
+
+
+class RequestFeature(StrEnum):
+    """What a request may ask for besides plain text; a policy declares with which of them it may end thinking."""
+
+    TOOLS = "tools"
+    STRUCTURED_OUTPUT = "structured_output"
+    SEVERAL_CHOICES = "several_choices"  # n > 1
+    INTERLEAVED_THINKING = "interleaved_thinking"  # thinks again between its tool calls
 
 
 class ExitReason(StrEnum):
@@ -23,6 +39,10 @@ class ExitReason(StrEnum):
     END_OF_THINKING = "end_of_thinking"  # the model closed its thinking by itself
     CONVERGED = "converged"
     CONFIDENT = "confident"
+    END_NEAR = "end_near"  # the end of thinking was about as likely as the likeliest token
+    ENTROPY_SETTLED = "entropy_settled"
+    PLATEAU = "plateau"  # confidence stopped rising
+    RUN_JUMP = "run_jump"  # the run of equal trial answers outgrew the earlier ones
     TOKEN_BUDGET = "token_budget"
     HARD_CAP = "hard_cap"  # max_thinking_tokens of an adaptive policy
     CLIENT_CAP = "client_cap"  # a cap that came with the request
@@ -51,10 +71,15 @@ class Observation:
     Attributes:
         thinking_tokens: tokens decoded inside the think phase so far.
         trial: the trial answer at this point, if the policy declared a signal that needs one.
+        end_entropy: entropy in nats of the token after the end of thinking (and the trial suffix), were it put here;
+            None where the policy did not ask or the engine could not measure it.
+        end_margin: log p(likeliest token) - log p(end of thinking) in nats, of the next token; None as above.
     """
 
     thinking_tokens: int
     trial: TrialAnswer | None = None
+    end_entropy: float | None = None
+    end_margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +121,8 @@ class ProbeSchedule:
 
 
 MAX_TOKENS = 1_000_000
+MAX_WRAP_UP_LENGTH = 500
+MAX_PROBES = 1000
 PROBE_EVERY = Parameter(
     int,
     "Probe at the first step boundary after each so many thinking tokens.",
@@ -110,14 +137,22 @@ MIN_THINKING_TOKENS = Parameter(
     minimum=0,
     maximum=MAX_TOKENS,
 )
+PROBE_EVERY_OR_STEP = Parameter(
+    int,
+    "Probe at the first step boundary after each so many thinking tokens; empty: at every step boundary.",
+    unit="tokens",
+    minimum=1,
+    maximum=MAX_TOKENS,
+    optional=True,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy(ABC):
     """A stopping policy: parameters in, decisions out, no side effects.
 
-    A subclass names itself, declares the signals it reads, says where it wants to look
-    (:meth:`schedule`) and decides (:meth:`observe`). State is a value of the policy's own
+    A subclass names itself, declares the signals it reads and the features of requests that it is ``eligible`` for,
+    says where it wants to look (:meth:`schedule`) and decides (:meth:`observe`). State is a value of the policy's own
     choice that the caller threads through; the policy itself never changes.
 
     Raises:
@@ -129,6 +164,9 @@ class Policy(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
     signals: ClassVar[frozenset[Signal]] = frozenset()
+    eligible: ClassVar[frozenset[RequestFeature]] = frozenset(
+        {RequestFeature.TOOLS, RequestFeature.STRUCTURED_OUTPUT, RequestFeature.SEVERAL_CHOICES}
+    )
     cap_reason: ClassVar[ExitReason] = ExitReason.HARD_CAP
 
     max_thinking_tokens: int | None = declare(
@@ -142,6 +180,14 @@ class Policy(ABC):
         ),
         default=None,
     )
+    wrap_up: str = declare(
+        Parameter(
+            str,
+            "Written at the end of the thinking before it is closed early, as if by the model; empty: nothing.",
+            maximum=MAX_WRAP_UP_LENGTH,
+        ),
+        default="",
+    )
 
     def __post_init__(self) -> None:
         check_all(self)
@@ -153,6 +199,11 @@ class Policy(ABC):
     def initial_state(self) -> Any:
         """State before the first observation."""
         return None
+
+    @property
+    def needs_branch(self) -> bool:
+        """Whether its signals are measured on branches."""
+        return any(signal.needs_branch for signal in self.signals)
 
     @abstractmethod
     def observe(self, state: Any, observation: Observation) -> tuple[Any, Exit | None]:

@@ -7,16 +7,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from experiments.policies.base import (
-    MAX_TOKENS,
+    MAX_PROBES,
     MIN_THINKING_TOKENS,
+    PROBE_EVERY_OR_STEP,
     Exit,
     ExitReason,
     Observation,
     Policy,
     ProbeSchedule,
+    RequestFeature,
     Signal,
 )
 from experiments.policies.parameters import Parameter, declare
+
+AGGREGATE = Parameter(
+    str,
+    "How the probabilities of the answer's tokens become one confidence.",
+    choices=("geometric", "arithmetic", "min"),
+)
 
 
 def trial_confidence(token_logprobs: tuple[float, ...], aggregate: str) -> float:
@@ -47,6 +55,8 @@ class Confidence(Policy):
     summary: ClassVar[str] = "End thinking when the model is sure enough of its trial answer."
     source: ClassVar[str] = "DEER (arXiv:2504.15895)"
     signals: ClassVar[frozenset[Signal]] = frozenset({Signal.TRIAL_ANSWER, Signal.TRIAL_CONFIDENCE})
+    # A trial answer is a plain text: it says nothing about a tool call or a schema.
+    eligible: ClassVar[frozenset[RequestFeature]] = frozenset({RequestFeature.SEVERAL_CHOICES})
 
     threshold: float = declare(
         Parameter(
@@ -58,29 +68,12 @@ class Confidence(Policy):
         ),
         default=0.95,
     )
-    aggregate: str = declare(
-        Parameter(
-            str,
-            "How the probabilities of the answer's tokens become one confidence.",
-            choices=("geometric", "arithmetic", "min"),
-        ),
-        default="geometric",
-    )
+    aggregate: str = declare(AGGREGATE, default="geometric")
     patience: int = declare(
-        Parameter(int, "How many probes in a row must be sure.", unit="probes", minimum=1, maximum=1000),
+        Parameter(int, "How many probes in a row must be sure.", unit="probes", minimum=1, maximum=MAX_PROBES),
         default=1,
     )
-    probe_every: int | None = declare(
-        Parameter(
-            int,
-            "Probe at the first step boundary after each so many thinking tokens; empty: at every step boundary.",
-            unit="tokens",
-            minimum=1,
-            maximum=MAX_TOKENS,
-            optional=True,
-        ),
-        default=None,
-    )
+    probe_every: int | None = declare(PROBE_EVERY_OR_STEP, default=None)
     min_thinking_tokens: int = declare(MIN_THINKING_TOKENS, default=0)
 
     def schedule(self) -> ProbeSchedule:

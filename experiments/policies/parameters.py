@@ -19,8 +19,8 @@ class Parameter:
         description: one sentence for the form and the API documentation.
         unit: unit of the value ("tokens", "probes", "probability", ...), or "" where it has none.
         minimum: smallest allowed value, or None.
-        maximum: largest allowed value, or None.
-        choices: the allowed values of a ``str`` parameter.
+        maximum: largest allowed value, or None; of a ``str`` the largest number of characters.
+        choices: the allowed values of a ``str`` parameter; empty: any text.
         optional: whether None is allowed.
     """
 
@@ -39,10 +39,17 @@ class Parameter:
                 return
             raise ValueError(f"{name} is required, got null")
         if self.kind is str:
-            if value not in self.choices:
-                raise ValueError(f"{name} must be one of {', '.join(self.choices)}, got {value!r}")
+            self._check_text(name, value)
             return
         self._check_number(name, value)
+
+    def _check_text(self, name: str, value: object) -> None:
+        if self.choices and value not in self.choices:
+            raise ValueError(f"{name} must be one of {', '.join(self.choices)}, got {value!r}")
+        if not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, got {value!r}")
+        if self.maximum is not None and len(value) > self.maximum:
+            raise ValueError(f"{name} must have at most {self.maximum:g} characters, got {len(value)}")
 
     def _check_number(self, name: str, value: object) -> None:
         wanted = "an integer" if self.kind is int else "a number"
@@ -69,7 +76,7 @@ class Parameter:
         if self.minimum is not None:
             schema["minimum"] = self.minimum
         if self.maximum is not None:
-            schema["maximum"] = self.maximum
+            schema["maxLength" if self.kind is str else "maximum"] = self.maximum
         if self.choices:
             schema["enum"] = list(self.choices)
         return schema

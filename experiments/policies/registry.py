@@ -1,23 +1,95 @@
-"""The policies by name, and their JSON form: ``{"name": ..., "parameters": {...}}``."""
+"""The policies by name, and their JSON form: ``{"name": ..., "parameters": {...}}``.
+
+A policy from outside the project is a subclass of :class:`~experiments.policies.base.Policy` that its package
+names under the entry point group ``curtail.policies``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from experiments.policies.answer_convergence import AnswerConvergence
 from experiments.policies.base import Policy
 from experiments.policies.confidence import Confidence
+from experiments.policies.end_margin import EndMargin
+from experiments.policies.entropy_plateau import EntropyPlateau
 from experiments.policies.full import Full
 from experiments.policies.parameters import parameters_of
+from experiments.policies.plateau import Plateau
+from experiments.policies.run_jump import RunJump
 from experiments.policies.token_budget import TokenBudget
 
-POLICIES: Mapping[str, type[Policy]] = {
-    policy.name: policy for policy in (Full, TokenBudget, AnswerConvergence, Confidence)
-}
+ENTRY_POINT_GROUP = "curtail.policies"
+BUILT_IN: tuple[type[Policy], ...] = (
+    Full,
+    TokenBudget,
+    EndMargin,
+    AnswerConvergence,
+    Confidence,
+    EntropyPlateau,
+    Plateau,
+    RunJump,
+)
+
+
+class BadPolicyPlugin(Exception):
+    """An installed package names something under ``curtail.policies`` that is no usable policy."""
+
+
+class PolicyRegistry(Mapping[str, type[Policy]]):
+    """The built-in policies and the installed ones, by name; those are looked for at the first use."""
+
+    def __init__(self, built_in: Iterable[type[Policy]], installed: Iterable[EntryPoint] | None = None) -> None:
+        self._built_in = tuple(built_in)
+        self._installed = installed
+
+    @cached_property
+    def _by_name(self) -> dict[str, type[Policy]]:
+        found: dict[str, type[Policy]] = {policy.name: policy for policy in self._built_in}
+        for point in entry_points(group=ENTRY_POINT_GROUP) if self._installed is None else self._installed:
+            policy = _load(point)
+            if policy.name in found:
+                raise BadPolicyPlugin(f"{point.value}: a policy named {policy.name!r} exists already")
+            found[policy.name] = policy
+        return found
+
+    def __getitem__(self, name: str) -> type[Policy]:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+
+def _load(point: EntryPoint) -> type[Policy]:
+    try:
+        policy = point.load()
+    except Exception as error:
+        raise BadPolicyPlugin(f"{point.value} cannot be loaded: {error}") from error
+    if not isinstance(policy, type) or not issubclass(policy, Policy):
+        raise BadPolicyPlugin(f"{point.value} must be a subclass of experiments.policies.Policy, got {policy!r}")
+    missing = [
+        name
+        for name in ("name", "title", "summary", "source")
+        if not isinstance(getattr(policy, name, None), str) or not getattr(policy, name)
+    ]
+    if missing:
+        raise BadPolicyPlugin(f"{point.value} must state its {', '.join(missing)}")
+    undeclared = [f.name for f in dataclasses.fields(policy) if f.name not in parameters_of(policy)]
+    if undeclared:
+        raise BadPolicyPlugin(f"{point.value} has fields that are no declared parameters: {', '.join(undeclared)}")
+    return policy
+
+
+POLICIES: Mapping[str, type[Policy]] = PolicyRegistry(BUILT_IN)
 
 
 def policy_from_spec(spec: object) -> Policy:

@@ -18,8 +18,11 @@ class PolicyRun:
     """Drives one policy through one think phase; every engine and the replay use it.
 
     The engine calls :meth:`after_token` for each thinking token. On ``Step.PROBE`` it measures
-    the policy's signals at this very point and calls :meth:`observe`. An :class:`Exit` from
-    either ends thinking.
+    the policy's signals at this very point and calls :meth:`observe`: at once, or later in the order
+    of the probe points while thinking runs ahead. An :class:`Exit` from either ends thinking.
+
+    Attributes:
+        observations: what the policy has seen so far, in order.
 
     Args:
         policy: the policy.
@@ -29,7 +32,7 @@ class PolicyRun:
 
     def __init__(self, policy: Policy, client_cap: int | None = None) -> None:
         self.policy = policy
-        self.probes = 0
+        self.observations: list[Observation] = []
         self._state = policy.initial_state()
         self._schedule = policy.schedule()
         self._next_probe = self._schedule.first() if self._schedule else None
@@ -53,15 +56,25 @@ class PolicyRun:
         if self._cap is not None and thinking_tokens >= self._cap[0]:
             limit, reason = self._cap
             return Exit(reason, thinking_tokens, f"{thinking_tokens} thinking tokens (limit {limit})")
-        if self._next_probe is not None and at_boundary and thinking_tokens >= self._next_probe:
-            return Step.PROBE
-        return Step.GO_ON
+        if self._schedule is None or self._next_probe is None:
+            return Step.GO_ON
+        if not at_boundary or thinking_tokens < self._next_probe:
+            return Step.GO_ON
+        self._next_probe = self._schedule.after(thinking_tokens)
+        return Step.PROBE
+
+    @property
+    def asleep_until(self) -> int | None:
+        """Thinking tokens before which :meth:`after_token` has nothing to say; None: it never has."""
+        points = [self._cap[0]] if self._cap is not None else []
+        if self._next_probe is not None:
+            points.append(self._next_probe)
+        return min(points) if points else None
 
     def observe(self, observation: Observation) -> Exit | None:
         """Feed the measured signals of a probe point; an exit if thinking is to end there."""
         if self._schedule is None:
             raise RuntimeError(f"policy {self.policy.name} declared no probe schedule, so it takes no observation")
-        self.probes += 1
-        self._next_probe = self._schedule.after(observation.thinking_tokens)
+        self.observations.append(observation)
         self._state, decision = self.policy.observe(self._state, observation)
         return decision

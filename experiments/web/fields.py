@@ -71,7 +71,9 @@ class ParameterField(forms.Field):
 
     def __init__(self, name: str, parameter: Parameter, schema: dict[str, Any]) -> None:
         choices = [(value, value) for value in schema.get("enum", [])]
-        attrs = {"autocomplete": "off", "class": "number", "inputmode": "decimal"}
+        attrs = {"autocomplete": "off"}
+        if parameter.kind is not str:
+            attrs |= {"class": "number", "inputmode": "decimal"}
         super().__init__(
             required=False,
             label=label(name),
@@ -84,7 +86,7 @@ class ParameterField(forms.Field):
 
     def clean(self, value: Any) -> Any:
         """The value with its JSON type, or an error that names the parameter, the value and the bound."""
-        parsed = self._parse("" if value is None else str(value).strip())
+        parsed = self._parse("" if value is None else str(value))
         try:
             self.parameter.check(label(self.name), parsed)
         except ValueError as error:
@@ -92,10 +94,11 @@ class ParameterField(forms.Field):
         return parsed
 
     def _parse(self, text: str) -> Any:
+        if self.parameter.kind is str:
+            return text  # a phrase keeps its white space
+        text = text.strip()
         if not text and self.parameter.optional:
             return None
-        if self.parameter.kind is str:
-            return text
         try:
             return int(text) if self.parameter.kind is int else float(text)
         except ValueError:

@@ -32,11 +32,13 @@ def values(parameter: Parameter) -> st.SearchStrategy[Any]:
     chosen: st.SearchStrategy[Any]
     if parameter.choices:
         chosen = st.sampled_from(parameter.choices)
+    elif parameter.kind is str:
+        chosen = st.text(max_size=int(parameter.maximum or 0))
     elif parameter.kind is int:
         chosen = st.integers(int(parameter.minimum or 0), int(parameter.maximum or 0))
     else:
         low, high = parameter.minimum or 0.0, parameter.maximum or 0.0
-        chosen = st.floats(low, high) | st.sampled_from([int(low), int(high), -0.0])
+        chosen = st.floats(low, high) | st.sampled_from([int(low), int(high), *([] if low else [-0.0])])
     return st.none() | chosen if parameter.optional else chosen
 
 
@@ -74,7 +76,13 @@ def test_a_version_is_twelve_hex_digits() -> None:
 def test_defaults_are_written_out() -> None:
     assert policy_to_spec(policy_from_spec({"name": "answer_convergence"})) == {
         "name": "answer_convergence",
-        "parameters": {"max_thinking_tokens": None, "patience": 8, "probe_every": 64, "min_thinking_tokens": 0},
+        "parameters": {
+            "max_thinking_tokens": None,
+            "wrap_up": "",
+            "patience": 8,
+            "probe_every": 64,
+            "min_thinking_tokens": 0,
+        },
     }
 
 
@@ -143,7 +151,14 @@ def test_the_schema_tells_units_defaults_and_bounds() -> None:
         ("full", {"max_thinking_tokens": 0}, "max_thinking_tokens must be at least 1, got 0"),
         ("token_budget", {"max_thinking_tokens": None}, "max_thinking_tokens is required, got null"),
         ("token_budget", {}, "token_budget needs max_thinking_tokens"),
-        ("full", {"patience": 2}, "full has no parameter patience; it takes max_thinking_tokens"),
+        ("full", {"wrap_up": "x" * 501}, "wrap_up must have at most 500 characters, got 501"),
+        ("full", {"wrap_up": None}, "wrap_up is required, got null"),
+        ("full", {"wrap_up": 7}, "wrap_up must be a text, got 7"),
+        ("end_margin", {"threshold": -1}, "threshold must be at least 0, got -1"),
+        ("entropy_plateau", {"timescale": 0.5}, "timescale must be at least 1, got 0.5"),
+        ("plateau", {"delta": 1.5}, "delta must be at most 1, got 1.5"),
+        ("run_jump", {"min_jump": 0}, "min_jump must be at least 1, got 0"),
+        ("full", {"patience": 2}, "full has no parameter patience; it takes max_thinking_tokens, wrap_up"),
     ],
 )
 def test_a_refusal_names_the_parameter_the_value_and_the_bound(
@@ -165,7 +180,7 @@ def test_an_integer_too_large_for_a_float_is_refused_like_any_other() -> None:
         ("full", "policy must be an object"),
         ({}, "policy must be an object"),
         ({"name": 3}, "policy must be an object"),
-        ({"name": "fast"}, "policy.name must be one of full, token_budget, answer_convergence, confidence, got 'fast'"),
+        ({"name": "fast"}, f"policy.name must be one of {', '.join(POLICIES)}, got 'fast'"),
         ({"name": "full", "version": 2, "extra": 1}, "policy has unknown fields: extra, version"),
         ({"name": "full", "parameters": []}, "policy.parameters must be an object, got []"),
         ({"name": "full", "parameters": None}, "policy.parameters must be an object, got None"),

@@ -75,7 +75,7 @@ def test_the_run_counts_its_probes() -> None:
     run = PolicyRun(Confidence(threshold=1.0))
     run.observe(Observation(3))
     run.observe(Observation(5))
-    assert run.probes == 2
+    assert len(run.observations) == 2
 
 
 @pytest.mark.parametrize(

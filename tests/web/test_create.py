@@ -83,6 +83,7 @@ def test_start_that_is_refused_leaves_the_draft(pages: Client, use_case: UseCase
 
 def test_policy_parameters_are_stored(pages: Client, use_case: UseCase) -> None:
     parameters = {"patience": "3", "probe_every": "16", "min_thinking_tokens": "0", "max_thinking_tokens": ""}
+    parameters["wrap_up"] = "In short, "
     fields = {f"t0-answer_convergence-{name}": value for name, value in parameters.items()}
     pages.post(NEW, typed(**{"t0-choice": "policy:answer_convergence"}, **fields))
     assert Experiment.objects.get().variants.get(is_control=False).policy == {
@@ -92,6 +93,7 @@ def test_policy_parameters_are_stored(pages: Client, use_case: UseCase) -> None:
             "probe_every": 16,
             "min_thinking_tokens": 0,
             "max_thinking_tokens": None,
+            "wrap_up": "In short, ",
         },
     }
 
