@@ -1,4 +1,4 @@
-"""A word-level vocabulary, a scripted model, and the loop of an engine around one sequence."""
+"""A scripted model, and the loop of an engine around one sequence."""
 
 from __future__ import annotations
 
@@ -9,56 +9,11 @@ from typing import Any
 
 from experiments.policies import Policy
 from workers.engines.base import Delta, GenerationRequest, GenerationResult, Sampling, ThinkingProfile
+from workers.engines.scripted_engine import END, WordVocabulary
+from workers.engines.sequence import Measured
 from workers.engines.sequence import Sequence as Decoding
 
-END = "<end>"
 PROMPT = ("what", "?")
-
-
-@dataclass
-class _Pieces:
-    """Text of tokens one by one; a first half of a character waits for its second."""
-
-    words: Sequence[str]
-    waiting: str = ""
-
-    def push(self, token: int) -> str:
-        word = self.words[token]
-        if word == END:
-            return ""
-        if word.endswith("\N{REPLACEMENT CHARACTER}"):
-            self.waiting += word[:-1]
-            return ""
-        text, self.waiting = self.waiting + word, ""
-        return text
-
-
-class WordVocabulary:
-    """One token per word; ids are given out as words come up."""
-
-    def __init__(self, open_tag: Sequence[str], close_tag: Sequence[str], suffix: Sequence[str]) -> None:
-        self._words: list[str] = []
-        self.open_ids = self.ids(open_tag)
-        self.close_ids = self.ids(close_tag)
-        self.suffix_ids = self.ids(suffix)
-        self.end_ids = frozenset(self.ids([END]))
-
-    def ids(self, words: Sequence[str]) -> tuple[int, ...]:
-        """Token ids of words."""
-        for word in words:
-            if word not in self._words:
-                self._words.append(word)
-        return tuple(self._words.index(word) for word in words)
-
-    def words(self, ids: Sequence[int]) -> list[str]:
-        """Words of token ids."""
-        return [self._words[token] for token in ids]
-
-    def text_stream(self) -> _Pieces:
-        return _Pieces(self._words)
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(word for word in self.words(tokens) if word != END)
 
 
 @dataclass
@@ -69,11 +24,15 @@ class ScriptedModel:
         script: what it writes by itself, closing tag included.
         answer: its words after thinking, by the number of tokens before the closing tag.
         confidence: probability of each answer token, by the same number.
+        margin: log p(likeliest) - log p(end of thinking) after so many thinking tokens, nats.
+        entropy: of the first token after the end of thinking, nats, by the number of tokens before it.
     """
 
     script: Sequence[str]
     answer: Callable[[int], Sequence[str]] = lambda thinking: ("7", END)
     confidence: Callable[[int], float] = lambda thinking: 0.9
+    margin: Callable[[int], float] = lambda thinking: 20.0
+    entropy: Callable[[int], float] = lambda thinking: 0.5
     open_tag: Sequence[str] = ("<think>",)
     close_tag: Sequence[str] = ("</think>",)
     suffix: Sequence[str] = ()
@@ -109,10 +68,12 @@ class Run:
 
 
 def begin(model: ScriptedModel, policy: Policy, **options: Any) -> tuple[Decoding, WordVocabulary]:
-    """A new sequence. Options are those of ThinkingProfile, besides ``max_tokens`` and ``stream``."""
+    """A new sequence. Options are those of ThinkingProfile, besides ``max_tokens``, ``stream`` and ``client_cap``."""
     vocabulary = WordVocabulary(model.open_tag, model.close_tag, model.suffix)
     sampling = Sampling(max_tokens=options.pop("max_tokens", None))
-    request = GenerationRequest("r", [], policy, sampling, stream=options.pop("stream", True))
+    request = GenerationRequest(
+        "r", [], policy, sampling, stream=options.pop("stream", True), client_cap=options.pop("client_cap", None)
+    )
     profile = ThinkingProfile(think_open="".join(model.open_tag), think_close="".join(model.close_tag), **options)
     return Decoding(request, list(vocabulary.ids(PROMPT)), vocabulary, profile), vocabulary
 
@@ -134,12 +95,17 @@ def decode(model: ScriptedModel, policy: Policy, *, cancel_after: int | None = N
         assert position <= len(cache), "a position before the first fed one has no keys"
         cache = [*cache[:position], *pending]
         assert len(cache) <= limit, "fed beyond the model's context"
-        if sequence.wants_logprob and len(pending) > 1:
+        wanted = sequence.wanted
+        if wanted is not None and wanted.logprob and len(pending) > 1:
             run.fed_at_probes.append(vocabulary.words(pending))
         word, logprob = model.next_word(vocabulary.words(cache[len(PROMPT) :]))
-        sequence.advance(vocabulary.ids([word])[0], logprob)
-        run.deltas += sequence.deltas
-        sequence.deltas = []
+        measured = Measured(
+            logprob=logprob,
+            margin=model.margin(sequence.transcript.thinking_tokens),
+            entropy=model.entropy(sequence.transcript.thinking_tokens),
+        )
+        sequence.advance(vocabulary.ids([word])[0], measured)
+        run.deltas += sequence.take_deltas()
     run.result = sequence.result()
-    run.own = vocabulary.words(sequence._tokens[len(PROMPT) :])
+    run.own = vocabulary.words(sequence.transcript.tokens)
     return run

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from experiments.policies import (
     AnswerConvergence,
     Confidence,
+    EndMargin,
+    EntropyPlateau,
     Exit,
     ExitReason,
     Full,
@@ -18,7 +20,8 @@ from experiments.policies import (
     TokenBudget,
 )
 from tests.engines.scripted import END, PROMPT, Run, ScriptedModel, begin, decode
-from workers.engines.base import DeltaKind, FinishReason, TokenCounts
+from workers.engines.base import DeltaKind, EnforcementFailure, FinishReason, TokenCounts
+from workers.engines.sequence import Wanted
 
 CLOSE = "</think>"
 SPLIT_CLOSE = ("</", "think", ">")
@@ -88,6 +91,56 @@ def test_a_hard_cap_ends_an_adaptive_policy() -> None:
     assert (result.exit.reason, result.exit.decision_step) == (ExitReason.HARD_CAP, 7)
 
 
+def test_a_wrap_up_phrase_is_written_before_the_closing_tag_and_shown() -> None:
+    run = decode(natural(), TokenBudget(max_thinking_tokens=5, wrap_up="So it is done. "))
+    assert run.result.thinking.endswith("So it is done. ")
+    assert run.result.tokens == TokenCounts(prompt=2, thinking=5, answer=2, overrun=5)
+    assert (run.result.applied_step, run.result.failures) == (5, ())
+
+
+def test_an_exit_without_an_answer_behind_it_is_a_failure() -> None:
+    model = ScriptedModel([*steps(12), CLOSE], answer=lambda thinking: (END,))
+    assert decode(model, TokenBudget(max_thinking_tokens=5)).result.failures == (EnforcementFailure.EMPTY_ANSWER,)
+    assert decode(model, Full()).result.failures == ()
+
+
+def test_an_end_tag_that_stands_twice_is_a_failure() -> None:
+    model = ScriptedModel([*steps(12), CLOSE], answer=lambda thinking: (CLOSE, "7", END))
+    result = decode(model, TokenBudget(max_thinking_tokens=5)).result
+    assert result.failures == (EnforcementFailure.END_FORCED_TWICE,)
+
+
+def test_an_exit_between_the_bytes_of_a_character_is_a_failure() -> None:
+    half = "\N{REPLACEMENT CHARACTER}"
+    model = ScriptedModel(["a ", "b" + half, "c ", *steps(9), CLOSE])
+    assert decode(model, TokenBudget(max_thinking_tokens=2)).result.failures == (EnforcementFailure.CUT_CHARACTER,)
+    assert decode(model, TokenBudget(max_thinking_tokens=3)).result.failures == ()
+
+
+def test_the_clients_own_cap_holds_where_it_is_smaller() -> None:
+    result = decode(natural(), TokenBudget(max_thinking_tokens=9), client_cap=4).result
+    assert result.exit is not None
+    assert (result.exit.reason, result.exit.decision_step) == (ExitReason.CLIENT_CAP, 4)
+
+
+def test_a_margin_is_read_in_the_running_request_without_a_branch() -> None:
+    model = ScriptedModel([*steps(30), CLOSE], margin=lambda thinking: 0.1 if thinking >= 9 else 3.0)
+    result = decode(model, EndMargin(threshold=0.25), step_boundary="\n").result
+    assert result.exit is not None
+    assert (result.exit.reason, result.exit.decision_step) == (ExitReason.END_NEAR, 9)
+    assert result.tokens == TokenCounts(prompt=2, thinking=9, answer=2, overrun=1)
+    assert [o.end_margin for o in result.observations] == [3.0, 3.0, 0.1]
+
+
+def test_an_entropy_costs_a_branch_of_one_token() -> None:
+    model = ScriptedModel([*steps(30), CLOSE], entropy=lambda thinking: 0.2)
+    result = decode(model, EntropyPlateau(delta=0.01, warm_up=3), step_boundary="\n").result
+    assert result.exit is not None
+    assert (result.exit.reason, result.exit.decision_step) == (ExitReason.ENTROPY_SETTLED, 9)
+    assert (result.probes, result.tokens.probe) == (3, 3)
+    assert all(o.trial is None and o.end_entropy == 0.2 for o in result.observations)
+
+
 # -- probes -----------------------------------------------------------------------------------------
 
 
@@ -136,11 +189,11 @@ def test_probing_changes_nothing_when_thinking_goes_on(close: tuple[str, ...]) -
 
 def test_a_trial_answer_is_decoded_greedily_and_asks_for_probabilities() -> None:
     sequence, vocabulary = begin(natural(), NEVER)
-    assert (sequence.greedy, sequence.wants_logprob) == (True, False)
-    sequence.advance(vocabulary.ids(["t0 "])[0], 0.0)
-    sequence.advance(vocabulary.ids(["t1 "])[0], 0.0)
+    assert (sequence.greedy, sequence.wanted) == (True, None)
+    sequence.advance(vocabulary.ids(["t0 "])[0])
+    sequence.advance(vocabulary.ids(["t1 "])[0])
     assert vocabulary.words(sequence.pending()) == [CLOSE]
-    assert (sequence.greedy, sequence.wants_logprob) == (True, True)
+    assert (sequence.greedy, sequence.wanted) == (True, Wanted(logprob=True))
 
 
 def test_a_branch_is_cut_at_max_trial_tokens() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from experiments.policies import Exit, Policy
+from experiments.policies import Exit, Observation, Policy
 
 
 class EngineError(Exception):
@@ -79,6 +79,7 @@ class GenerationRequest:
         forced_thinking: text of a think phase recorded before. It is fed, not decoded, under the policy: a probe or an
             exit falls on the same step as when it was decoded. Then decoding goes on from there.
         forced_end: whether thinking ended there by itself, so that the answer follows.
+        client_cap: the client's own limit on thinking tokens, or None; the smaller of it and the policy's holds.
     """
 
     id: str
@@ -88,6 +89,7 @@ class GenerationRequest:
     stream: bool = False
     forced_thinking: str = ""
     forced_end: bool = False
+    client_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class TokenCounts:
         probe: decoded by trial answers, their end tokens included.
         overrun: past the decision before the stop took effect; forced end tokens count here.
         forced: thinking that was fed from a record (not decoded).
+        prefill: tokens that probes and continuations had to compute anew because no cache held them (not decoded).
     """
 
     prompt: int = 0
@@ -109,11 +112,21 @@ class TokenCounts:
     probe: int = 0
     overrun: int = 0
     forced: int = 0
+    prefill: int = 0
 
     @property
     def decoded(self) -> int:
         """The headline token metric: the sum of the four kinds of decoded tokens."""
         return self.thinking + self.answer + self.probe + self.overrun
+
+
+class EnforcementFailure(StrEnum):
+    """How an exit that was decided was not put into effect as it should have been."""
+
+    EXIT_MISSED = "exit_missed"  # thinking went on
+    END_FORCED_TWICE = "end_forced_twice"  # the end of thinking stands in the answer again
+    EMPTY_ANSWER = "empty_answer"  # nothing followed the exit
+    CUT_CHARACTER = "cut_character"  # thinking was closed between the bytes of one character
 
 
 class FinishReason(StrEnum):
@@ -134,10 +147,12 @@ class GenerationResult:
         text: text after it.
         answer: the answer extracted from ``text``.
         exit: the decision that ended thinking; None if thinking never ended.
-        applied_step: thinking tokens when the exit took effect (overrun included); None as above.
+        applied_step: thinking tokens when the exit took effect (those past the decision included); None as above.
         tokens: decoded tokens by kind.
-        probes: trial answers taken.
+        probes: branches taken.
         queued_seconds: from ``generate`` to the first forward pass.
+        observations: what the policy saw, in order.
+        failures: what was found wrong when the decided exit was held against what was decoded.
     """
 
     finish_reason: FinishReason
@@ -149,6 +164,8 @@ class GenerationResult:
     tokens: TokenCounts
     probes: int
     queued_seconds: float
+    observations: tuple[Observation, ...] = ()
+    failures: tuple[EnforcementFailure, ...] = ()
 
 
 class DeltaKind(StrEnum):

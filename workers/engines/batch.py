@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from workers.engines.base import Sampling
-from workers.engines.sequence import Sequence
+from workers.engines.sequence import NOTHING_MEASURED, Measured, Sequence
 from workers.engines.slots import SlotStore, SlotView
 
 MAX_PREFILL_TOKENS = 4096
@@ -174,16 +174,32 @@ class Batch:
     def _advance(self, sequences: list[Sequence], logits: torch.Tensor) -> None:
         greedy = logits.argmax(-1)
         tokens = greedy.tolist()
-        logprobs = [0.0] * len(sequences)
-        asked = [i for i, s in enumerate(sequences) if s.wants_logprob]
-        if asked:
-            index = torch.tensor(asked, device=logits.device)
-            some = logits[index].log_softmax(-1).gather(-1, greedy[index, None])[:, 0].tolist()
-            for i, logprob in zip(asked, some, strict=True):
-                logprobs[i] = logprob
+        measured = self._measure(sequences, logits)
         for i, sequence in enumerate(sequences):
             token = tokens[i] if sequence.greedy else self._sample(sequence, logits[i])
-            sequence.advance(token, logprobs[i])
+            sequence.advance(token, measured.get(i, NOTHING_MEASURED))
+
+    def _measure(self, sequences: list[Sequence], logits: torch.Tensor) -> dict[int, Measured]:
+        """What some sequences want to know of their next token, by their place in the batch."""
+        wanted = {i: wanted for i, sequence in enumerate(sequences) if (wanted := sequence.wanted) is not None}
+        if not wanted:
+            return {}
+        rows = list(wanted)
+        logprobs = logits[torch.tensor(rows, device=logits.device)].log_softmax(-1)
+        best = logprobs.amax(-1)
+        ends = torch.tensor([wanted[i].margin_to or 0 for i in rows], device=logits.device)
+        columns = [best, best - logprobs.gather(-1, ends[:, None])[:, 0]]
+        if any(w.entropy for w in wanted.values()):
+            columns.append(torch.special.entr(logprobs.exp()).sum(-1))
+        read = torch.stack(columns, -1).tolist()  # one transfer, whatever was asked
+        return {
+            i: Measured(
+                logprob=read[row][0] if wanted[i].logprob else None,
+                margin=read[row][1] if wanted[i].margin_to is not None else None,
+                entropy=read[row][2] if wanted[i].entropy else None,
+            )
+            for row, i in enumerate(rows)
+        }
 
     def _sample(self, sequence: Sequence, logits: torch.Tensor) -> int:
         sampling = sequence.request.sampling

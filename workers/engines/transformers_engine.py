@@ -209,14 +209,14 @@ class TransformersEngine:
         outbox: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[_Event], _Event]]] = {}
         for sequence in sequences:
             client = self._clients.get(sequence.request.id)
-            if client is None or (sequence.finish is None and not sequence.deltas):
+            if client is None:
                 continue
-            events: list[_Event] = [*sequence.deltas]
-            sequence.deltas = []
+            events: list[_Event] = [*sequence.take_deltas()]
             if sequence.finish is not None:
                 events.append(Finished(sequence.result()))
                 self._forget(sequence.request.id)
-            outbox.setdefault(client.loop, []).extend((client.events, event) for event in events)
+            if events:
+                outbox.setdefault(client.loop, []).extend((client.events, event) for event in events)
         for loop, items in outbox.items():
             _post(loop, items)
 
