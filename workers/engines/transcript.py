@@ -44,6 +44,8 @@ class Transcript:
         prompt_tokens: length of its prompt.
         vocabulary: the model's.
         profile: how the model thinks.
+        decides: whether the policy is asked at each token. A sampler that ends thinking by itself is told of its
+            decision afterwards, by :meth:`decide`.
 
     Attributes:
         tokens: its own tokens, prompt and branches left out.
@@ -55,7 +57,13 @@ class Transcript:
     """
 
     def __init__(
-        self, request: GenerationRequest, prompt_tokens: int, vocabulary: Vocabulary, profile: ThinkingProfile
+        self,
+        request: GenerationRequest,
+        prompt_tokens: int,
+        vocabulary: Vocabulary,
+        profile: ThinkingProfile,
+        *,
+        decides: bool = True,
     ) -> None:
         self.request = request
         self.tokens: list[int] = []
@@ -65,6 +73,7 @@ class Transcript:
         self.decision: Exit | None = None
         wrap_up = vocabulary.encode(request.policy.wrap_up) if request.policy.wrap_up else []
         self.closing = (*wrap_up, *vocabulary.close_ids)
+        self._decides = decides
         self._prompt_tokens = prompt_tokens
         self._vocabulary = vocabulary
         self._profile = profile
@@ -73,6 +82,7 @@ class Transcript:
         self._answer = self._probe = self._probes = self._prefill = self._fed = 0
         self._exit: Exit | None = None
         self._applied_step: int | None = None
+        self._closed_by = 0  # tokens that closed the thinking
         self._failures: set[EnforcementFailure] = set()
         self._text_stream = vocabulary.text_stream()
         self._unrendered: list[int] = []
@@ -108,7 +118,7 @@ class Transcript:
         return step
 
     def observe(self, observation: Observation) -> Exit | None:
-        """Tell the policy what was measured; the exit if thinking is to end. Later ones than a decision are ignored."""
+        """Tell the policy what was measured; the exit if thinking is to end. After a decision nothing is observed."""
         if self.decision is not None:
             return None
         return self._run.observe(observation)
@@ -121,6 +131,8 @@ class Transcript:
         """
         if self.stage is Stage.ANSWERING:
             self._adopt(decision)
+            return False
+        if self.finish is not None:
             return False
         if self._is_too_long(len(self.closing) - 1):
             self._finish(FinishReason.LENGTH)
@@ -209,7 +221,7 @@ class Transcript:
         self._unrendered.append(token)
         rendered = len(self._thinking_text)
         self._render_thinking()
-        if self.decision is not None:
+        if self.decision is not None or not self._decides:
             return Step.GO_ON
         return self._run.after_token(self._inside, self._at_boundary(rendered))
 
@@ -226,21 +238,22 @@ class Transcript:
     def _close(self) -> None:
         self._unrendered = []
         self.stage = Stage.ANSWERING
-        if self.decision is None:
-            self._exit, self._applied_step = Exit(ExitReason.END_OF_THINKING, self._inside), self._inside
-        else:
-            forced = self._ends_with(self.closing)
-            self._exit = self.decision
-            self._applied_step = self._inside - len(self.closing if forced else self._vocabulary.close_ids)
-            self._audit_close(forced)
+        self._closed_by = len(self.closing if self._ends_with(self.closing) else self._vocabulary.close_ids)
+        self._exit, self._applied_step = Exit(ExitReason.END_OF_THINKING, self._inside), self._inside
+        if self.decision is not None:
+            self._adopt(self.decision)
         self._text_stream = self._vocabulary.text_stream()
 
     def _adopt(self, decision: Exit) -> None:
-        """Thinking ended by itself while what decided it was still being measured."""
-        if self._exit is not None and self._exit.reason is ExitReason.END_OF_THINKING:
-            self.decision = self._exit = decision
-            self._applied_step = max(self._inside - len(self._vocabulary.close_ids), decision.decision_step)
-            self._audit_close(forced=False)
+        """Make the decision the reason of the end that has come."""
+        if self._exit is None or self._exit.reason is not ExitReason.END_OF_THINKING or self._closed_by == 0:
+            return
+        self.decision = self._exit = decision
+        self._applied_step = max(self._inside - self._closed_by, decision.decision_step)
+        if self._applied_step - decision.decision_step > MAX_LAG_TOKENS:
+            self._failures.add(EnforcementFailure.EXIT_MISSED)
+        if self._last_rendered is not None and self._cuts(self._last_rendered):
+            self._failures.add(EnforcementFailure.CUT_CHARACTER)
 
     def _finish(self, reason: FinishReason) -> None:
         if self.stage is not Stage.ANSWERING:
@@ -254,14 +267,6 @@ class Transcript:
         self.finish = reason
 
     # -- audit -----------------------------------------------------------------------------------------
-
-    def _audit_close(self, forced: bool) -> None:
-        assert self.decision is not None
-        assert self._applied_step is not None
-        if not forced and self._applied_step - self.decision.decision_step > MAX_LAG_TOKENS:
-            self._failures.add(EnforcementFailure.EXIT_MISSED)
-        if forced and self._last_rendered is not None and self._cuts(self._last_rendered):
-            self._failures.add(EnforcementFailure.CUT_CHARACTER)
 
     def _cuts(self, token: int) -> bool:
         """Whether a token whose text never came stands for the first bytes of a character."""

@@ -1,0 +1,329 @@
+"""The vLLM engine: one ``AsyncLLM`` shared by all requests of the worker, on CPU and GPU.
+
+Written against vLLM 0.32. ``import vllm`` takes seconds: it happens in :meth:`VLLMEngine.start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.policies import Exit, ExitReason, Policy, Signal
+from workers.engines.base import Delta, EngineError, Finished, GenerationRequest, ThinkingProfile
+from workers.engines.vllm_engine import lifeline
+from workers.engines.vllm_engine.plan import ARGUMENT
+from workers.engines.vllm_engine.request import Ask, Driver, Notes, Piece
+from workers.engines.vocabulary import HuggingFaceVocabulary
+
+logger = logging.getLogger(__name__)
+
+_PACKAGE = "workers.engines.vllm_engine"
+# Branches run beside their requests: as many again may be in the batch.
+_ROWS_PER_REQUEST = 2
+
+# What vLLM's CPU build needs to be fast (each can be overridden from outside).
+_CPU_ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    # The first request with log-probabilities stalls for half a minute otherwise.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VLLMOptions:
+    """How vLLM serves.
+
+    Attributes:
+        max_concurrency: requests decoded at once (branches come on top).
+        dtype: of weights and cache, by name; "auto" takes the checkpoint's.
+        tensor_parallel: GPUs that share the model.
+        block_size: tokens in one block of the prefix cache; a branch computes what does not fill a block anew. None: as
+            vLLM chooses (on a CPU 32, the least it can, where vLLM would take 128).
+        memory_share: share of a GPU's memory that vLLM may take, in (0, 1].
+        in_place: whether exits are applied inside the sampler; otherwise requests are aborted and continued.
+        enforce_eager: whether to do without compiled graphs; always on CPUs.
+        threads: CPU threads of an operation; None: as torch chooses.
+        log_stats: whether vLLM keeps its own counts (Prometheus).
+    """
+
+    max_concurrency: int = 64
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    block_size: int | None = None
+    memory_share: float = 0.9
+    in_place: bool = True
+    enforce_eager: bool = False
+    threads: int | None = None
+    log_stats: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_concurrency", "tensor_parallel"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.memory_share <= 1:
+            raise ValueError(f"memory_share must be in (0, 1], got {self.memory_share}")
+
+
+@dataclass(slots=True)
+class _Running:
+    """One request in flight."""
+
+    events: asyncio.Queue[Delta | Finished | EngineError] = field(default_factory=asyncio.Queue)
+    driver: Driver | None = None
+    cancelled: bool = False
+
+
+class VLLMEngine:
+    """Serves one checkpoint with vLLM.
+
+    Args:
+        path: folder (or name) of the checkpoint.
+        profile: how the model thinks.
+        options: how vLLM serves.
+    """
+
+    def __init__(self, path: str, profile: ThinkingProfile, options: VLLMOptions | None = None) -> None:
+        self._path = path
+        self._profile = profile
+        self._options = options or VLLMOptions()
+        self._running: dict[str, _Running] = {}
+        self._room = asyncio.Semaphore(self._options.max_concurrency)
+        self._llm: Any = None
+        self._decoder: _AsyncLLMDecoder | None = None
+        self._tokenizer: Any = None
+        self._vocabulary: HuggingFaceVocabulary | None = None
+
+    @property
+    def max_concurrency(self) -> int:
+        return self._options.max_concurrency
+
+    @property
+    def unfinished(self) -> int:
+        """Requests and branches that vLLM has in flight."""
+        return int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm is not None else 0
+
+    async def start(self) -> None:
+        """Start vLLM's processes and load the weights. Raises EngineError when they cannot be served."""
+        await asyncio.to_thread(lifeline.reap_orphans)
+        try:
+            self._llm = await asyncio.to_thread(self._load)
+        except EngineError:
+            raise
+        except Exception as error:  # vLLM raises what it likes
+            raise EngineError(f"vLLM cannot serve {self._path!r}: {error}", code="bad_model") from error
+        self._decoder = _AsyncLLMDecoder(self._llm)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta | Finished]:
+        if self._decoder is None or self._vocabulary is None:
+            raise EngineError("the engine is not running", code="unavailable")
+        if request.forced_thinking or request.forced_end:
+            raise EngineError("this engine feeds no recorded thoughts", code="unsupported", invalid_request=True)
+        if (reason := self._refusal(request.policy)) is not None:
+            raise EngineError(reason, code="unsupported", invalid_request=True)
+        if request.id in self._running:
+            raise EngineError(f"request {request.id} is already being decoded", code="duplicate_request")
+        prompt = self._encode(request)
+        running = self._running[request.id] = _Running()
+        driving = asyncio.create_task(self._drive(request, prompt, running))
+        try:
+            while True:
+                event = await running.events.get()
+                if isinstance(event, EngineError):
+                    raise event
+                yield event
+                if isinstance(event, Finished):
+                    return
+        finally:
+            driving.cancel()
+            # Its id is free, and vLLM has been told, before anybody goes on.
+            await asyncio.gather(driving, return_exceptions=True)
+            del self._running[request.id]
+
+    def cancel(self, request_id: str) -> None:
+        running = self._running.get(request_id)
+        if running is not None:
+            running.cancelled = True
+            if running.driver is not None:
+                running.driver.cancel()
+
+    async def close(self) -> None:
+        llm, self._llm, self._decoder = self._llm, None, None
+        for running in self._running.values():
+            running.events.put_nowait(EngineError("the engine was shut down", code="unavailable"))
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+
+    # -- loading ---------------------------------------------------------------------------------------------
+
+    def _load(self) -> Any:
+        options = self._options
+        if not _has_gpu():
+            for name, value in _CPU_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+            if options.threads is not None:
+                os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(self._path)
+            ends = _end_ids(AutoConfig.from_pretrained(self._path), GenerationConfig, self._path)
+        except (OSError, ValueError) as error:
+            raise EngineError(f"cannot load checkpoint {self._path!r}: {error}", code="bad_model") from error
+        self._vocabulary = HuggingFaceVocabulary(self._tokenizer, self._profile, ends)
+        arguments: dict[str, Any] = {
+            "model": self._path,
+            "dtype": options.dtype,
+            "tensor_parallel_size": options.tensor_parallel,
+            "max_model_len": self._profile.max_context_tokens,
+            "max_num_seqs": options.max_concurrency * _ROWS_PER_REQUEST,
+            "enable_prefix_caching": True,
+            "enforce_eager": options.enforce_eager or not _has_gpu(),
+            "disable_log_stats": not options.log_stats,
+            "gpu_memory_utilization": options.memory_share,
+        }
+        block_size = options.block_size or (None if _has_gpu() else 32)
+        if block_size is not None:
+            arguments["block_size"] = block_size
+        if options.tensor_parallel == 1:
+            # The worker inside EngineCore: one process less, and a step without a hop.
+            arguments["distributed_executor_backend"] = "uni"
+        if options.in_place:
+            arguments["worker_extension_cls"] = f"{_PACKAGE}.rpc.InPlaceRpc"
+            runner = AsyncEngineArgs(**arguments).create_engine_config().use_v2_model_runner
+            shell = "sampler_v2" if runner else "sampler_v1"
+            arguments["logits_processors"] = [f"{_PACKAGE}.{shell}:InPlaceExits"]
+        with lifeline.owning():
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    def _refusal(self, policy: Policy) -> str | None:
+        """Why this engine cannot apply a policy; None: it can."""
+        if Signal.END_MARGIN not in policy.signals:
+            return None
+        if policy.needs_branch:
+            return f"policy {policy.name} reads the running request and branches of it; vLLM gives one or the other"
+        if not self._options.in_place:
+            return f"policy {policy.name} reads the running request, which needs exits in place"
+        return None
+
+    def _encode(self, request: GenerationRequest) -> list[int]:
+        try:
+            prompt = self._tokenizer.apply_chat_template(
+                list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # templates raise what they like
+            raise EngineError(
+                f"the model's chat template refuses these messages: {error}",
+                code="invalid_messages",
+                invalid_request=True,
+            ) from error
+        limit = self._profile.max_context_tokens
+        if len(prompt) >= limit:
+            raise EngineError(
+                f"messages have {len(prompt)} tokens, the model's context holds {limit}",
+                code="context_length_exceeded",
+                invalid_request=True,
+            )
+        return list(prompt)
+
+    async def _drive(self, request: GenerationRequest, prompt: list[int], running: _Running) -> None:
+        asked = time.monotonic()
+        try:
+            async with self._room:
+                decoder, vocabulary = self._decoder, self._vocabulary
+                if decoder is None or vocabulary is None:
+                    raise EngineError("the engine was shut down", code="unavailable")
+                driver = Driver(
+                    request,
+                    prompt,
+                    vocabulary,
+                    self._profile,
+                    decoder,
+                    running.events.put_nowait,
+                    in_place=self._options.in_place,
+                )
+                running.driver = driver
+                if running.cancelled:
+                    driver.cancel()
+                await driver.run(time.monotonic() - asked)
+        except EngineError as error:
+            running.events.put_nowait(error)
+        except Exception as error:
+            logger.exception("request %s failed in vLLM", request.id)
+            running.events.put_nowait(EngineError(f"decoding failed: {error}"))
+
+
+class _AsyncLLMDecoder:
+    """`AsyncLLM` as a driver sees it."""
+
+    def __init__(self, llm: Any) -> None:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        self._llm = llm
+        self._params = SamplingParams
+        self._prompt = TokensPrompt
+        self._delta = RequestOutputKind.DELTA
+
+    async def decode(self, ask: Ask) -> AsyncIterator[Piece]:
+        params = self._params(
+            temperature=ask.temperature,
+            top_p=ask.top_p,
+            seed=ask.seed,
+            max_tokens=ask.max_tokens,
+            logprobs=0 if ask.logprobs else None,
+            detokenize=False,
+            output_kind=self._delta,
+            extra_args={ARGUMENT: ask.plan.to_json()} if ask.plan is not None else None,
+        )
+        cached = 0
+        stream = self._llm.generate(self._prompt(prompt_token_ids=ask.prompt), params, ask.id)
+        async with aclosing(stream) as outputs:
+            async for output in outputs:
+                cached = max(cached, output.num_cached_tokens or 0)
+                decoded = output.outputs[0]
+                tokens = tuple(decoded.token_ids)
+                logprobs: tuple[float, ...] = ()
+                if ask.logprobs:
+                    # With 0 alternatives each place holds the sampled token alone.
+                    logprobs = tuple(
+                        place[token].logprob for place, token in zip(decoded.logprobs or (), tokens, strict=True)
+                    )
+                yield Piece(tokens, logprobs, cached)
+
+    async def end_thinking(self, key: str) -> None:
+        await self._llm.collective_rpc("curtail_end_thinking", args=(key,))
+
+    async def notes(self, key: str) -> Notes:
+        said = (await self._llm.collective_rpc("curtail_take_notes", args=(key,)))[0]
+        decision = None
+        if said["decision"] is not None:
+            reason, step, detail = said["decision"]
+            decision = Exit(ExitReason(reason), step, detail)
+        return Notes(tuple((step, value) for step, value in said["readings"]), decision)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _end_ids(config: Any, generation: Any, path: str) -> frozenset[int]:
+    try:
+        configured = generation.from_pretrained(path).eos_token_id
+    except OSError:  # a checkpoint without a generation config
+        configured = config.eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)

@@ -1,0 +1,345 @@
+"""One request on its way through vLLM: its own stream, its branches, and its exit.
+
+Thinking runs ahead of its branches: vLLM decodes a trial answer beside the request, in the same batch, on the blocks of
+the prefix cache that the request itself has filled. When an observation decides, the sampler is told to write the end
+of thinking; what was decoded since the probe point is overrun. Nothing is aborted and nothing is prefilled again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from experiments.policies import Exit, Full, Observation, Signal, Step
+from workers.engines.base import Delta, Finished, GenerationRequest, ThinkingProfile
+from workers.engines.sequence import reads_trials, trial_answer, trial_limit
+from workers.engines.transcript import Stage, Transcript
+from workers.engines.vllm_engine.plan import Plan
+from workers.engines.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What vLLM is asked to decode.
+
+    Attributes:
+        id: unique among all that is in flight.
+        prompt: token ids.
+        temperature, top_p, seed: sampling of vLLM.
+        max_tokens: the most it may decode.
+        plan: for the sampler; None: it leaves the request alone.
+        logprobs: whether the log-probability of each token is wanted.
+    """
+
+    id: str
+    prompt: list[int]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    plan: Plan | None = None
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What vLLM decoded since the last piece.
+
+    Attributes:
+        tokens: ids.
+        logprobs: natural, of each token; empty unless asked for.
+        cached: tokens of the prompt that the prefix cache held.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What the sampler noted of a request.
+
+    Attributes:
+        readings: as (own thinking tokens, nats).
+        decision: the exit that it decided by itself, if it has.
+    """
+
+    readings: tuple[tuple[int, float], ...] = ()
+    decision: Exit | None = None
+
+
+class Decoder(Protocol):
+    """vLLM as a request sees it."""
+
+    def decode(self, ask: Ask) -> AsyncIterator[Piece]:
+        """Decode; closing the iterator aborts."""
+        ...
+
+    async def end_thinking(self, key: str) -> None:
+        """Let the sampler end the thinking of a request."""
+        ...
+
+    async def notes(self, key: str) -> Notes:
+        """What the sampler noted of a request, which it then forgets."""
+        ...
+
+
+class Driver:
+    """Drives one request.
+
+    Args:
+        request: the request.
+        prompt: its token ids.
+        vocabulary: of the model.
+        profile: how the model thinks.
+        decoder: vLLM.
+        emit: takes the events of the request, in order.
+        in_place: whether the sampler can end thinking; otherwise the request is aborted and continued.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt: list[int],
+        vocabulary: Vocabulary,
+        profile: ThinkingProfile,
+        decoder: Decoder,
+        emit: Callable[[Delta | Finished], None],
+        *,
+        in_place: bool = True,
+    ) -> None:
+        self.request = request
+        self._sampler_decides = in_place and bool(request.policy.signals) and not request.policy.needs_branch
+        self.transcript = Transcript(request, len(prompt), vocabulary, profile, decides=not self._sampler_decides)
+        self._prompt = prompt
+        self._vocabulary = vocabulary
+        self._profile = profile
+        self._decoder = decoder
+        self._emit = emit
+        self._in_place = in_place
+        self._branches: deque[asyncio.Task[Observation]] = deque()
+        self._all_branches: set[asyncio.Task[Observation]] = set()
+        self._telling: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
+
+    async def run(self, queued_seconds: float) -> None:
+        """Decode to the end and emit the result."""
+        try:
+            await self._stream()
+            # Thinking that ended by itself while a branch was on its way: the branch still says what it saw.
+            if self.transcript.stage is Stage.ANSWERING and self.transcript.decision is None:
+                await asyncio.gather(*self._branches, return_exceptions=True)
+                self._settle()
+        finally:
+            await self._end_tasks()
+        await self._take_notes()
+        self._emit(Finished(self.transcript.result(queued_seconds)))
+
+    def cancel(self) -> None:
+        """End here; what was decoded counts."""
+        if self.transcript.finish is None:
+            self.transcript.cancel()
+            self._leave.set()
+
+    # -- the request's own tokens ------------------------------------------------------------------------
+
+    async def _stream(self) -> None:
+        prompt = self._prompt
+        part = 0
+        while self.transcript.finish is None:
+            ask = self._own_ask(prompt, part)
+            if await self._follow(ask, count_prefill=part > 0):
+                return
+            # Not in place: the decided exit is written behind what has been decoded, and decoding goes on from there.
+            for token in self.transcript.closing:
+                self.transcript.take(token)
+            self._flush()
+            prompt = [*self._prompt, *self.transcript.tokens]
+            part += 1
+
+    async def _follow(self, ask: Ask, *, count_prefill: bool) -> bool:
+        """Take the tokens of one stream. False: it was left for an exit that vLLM does not apply itself."""
+        leaving = asyncio.ensure_future(self._leave.wait())
+        counted = not count_prefill
+        try:
+            async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
+                while True:
+                    coming = asyncio.ensure_future(anext(pieces, None))
+                    await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                    if not coming.done():
+                        coming.cancel()
+                        await asyncio.gather(coming, return_exceptions=True)
+                        break
+                    piece = coming.result()
+                    if piece is None:
+                        break
+                    if not counted:
+                        self.transcript.add_prefill(len(ask.prompt) - piece.cached)
+                        counted = True
+                    if self._take(piece) or self._leave.is_set():
+                        break
+        finally:
+            leaving.cancel()
+        if self.transcript.finish is not None:
+            return True
+        if self._leave.is_set():
+            self._leave.clear()
+            return False
+        raise RuntimeError(f"vLLM ended request {self.request.id} before its end")
+
+    def _take(self, piece: Piece) -> bool:
+        """Take tokens; whether the request has ended."""
+        for token in piece.tokens:
+            if self.transcript.finish is not None:
+                break
+            step = self.transcript.take(token)
+            if isinstance(step, Exit):
+                self._decide(step, applied=self._in_place)
+                if not self._in_place and self.transcript.finish is None:
+                    break  # what came after it is dropped: nobody has seen it
+            elif step is Step.PROBE and self.request.policy.needs_branch:
+                self._branch()
+        self._flush()
+        return self.transcript.finish is not None
+
+    def _own_ask(self, prompt: list[int], part: int) -> Ask:
+        sampling = self.request.sampling
+        room = self._profile.max_context_tokens - len(prompt)
+        done = len(self.transcript.tokens)
+        limit = room if sampling.max_tokens is None else min(room, sampling.max_tokens - done)
+        plan = self._plan() if part == 0 and self._in_place else None
+        return Ask(
+            f"{self.request.id}/{part}",
+            prompt,
+            limit,
+            sampling.temperature,
+            sampling.top_p,
+            sampling.seed,
+            plan,
+        )
+
+    def _plan(self) -> Plan | None:
+        policy = self.request.policy
+        acts = policy.signals or policy.max_thinking_tokens is not None or self.request.client_cap is not None
+        if not acts:
+            return None
+        if policy.needs_branch:
+            policy = Full(max_thinking_tokens=policy.max_thinking_tokens, wrap_up=policy.wrap_up)
+        profile = self._profile
+        return Plan(
+            policy,
+            self.request.id if self.request.policy.signals else "",
+            self.request.client_cap,
+            profile.think_open,
+            profile.think_close,
+            profile.template_opens_thinking,
+            profile.step_boundary,
+        )
+
+    def _decide(self, decision: Exit, *, applied: bool) -> None:
+        """Let thinking end.
+
+        Args:
+            decision: why and where.
+            applied: whether the sampler came to the same decision by itself.
+        """
+        thinks = self.transcript.stage is not Stage.ANSWERING
+        if not self.transcript.decide(decision):
+            if thinks and self.transcript.finish is not None:
+                self._leave.set()
+            return
+        self._drop_branches()
+        if not self._in_place:
+            self._leave.set()
+        elif not applied:
+            self._telling = asyncio.ensure_future(self._decoder.end_thinking(self.request.id))
+
+    def _flush(self) -> None:
+        for delta in self.transcript.deltas:
+            self._emit(delta)
+        self.transcript.deltas = []
+
+    # -- branches ------------------------------------------------------------------------------------------
+
+    def _branch(self) -> None:
+        prompt = [
+            *self._prompt,
+            *self.transcript.tokens,
+            *self._vocabulary.close_ids,
+            *self._vocabulary.suffix_ids,
+        ]
+        limit = min(trial_limit(self.request.policy, self._profile), self._profile.max_context_tokens - len(prompt))
+        if limit < 1:
+            return
+        at = self.transcript.thinking_tokens
+        task = asyncio.ensure_future(self._probe(f"{self.request.id}/b{at}", prompt, limit, at))
+        self._branches.append(task)
+        self._all_branches.add(task)
+        task.add_done_callback(lambda _: self._settle())
+
+    async def _probe(self, key: str, prompt: list[int], limit: int, at: int) -> Observation:
+        """Decode one branch; what it decoded is counted whatever becomes of it."""
+        policy = self.request.policy
+        entropy = Signal.END_ENTROPY in policy.signals
+        ask = Ask(key, prompt, limit, plan=Plan(key=key, entropy=True) if entropy else None, logprobs=True)
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        uncached: int | None = None
+        try:
+            async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    tokens += piece.tokens
+                    logprobs += piece.logprobs
+                    if uncached is None:
+                        uncached = len(prompt) - piece.cached
+        finally:
+            self.transcript.add_probe(len(tokens), uncached or 0)
+        readings = (await self._decoder.notes(key)).readings if entropy else ()
+        ended = bool(tokens) and tokens[-1] in self._vocabulary.end_ids
+        trial = None
+        if reads_trials(policy):
+            own = len(tokens) - ended
+            trial = trial_answer(tokens[:own], logprobs[:own], ended, self._vocabulary, self._profile)
+        return Observation(at, trial, readings[0][1] if readings else None)
+
+    def _settle(self) -> None:
+        """Tell the policy what has been measured, in the order of the probe points."""
+        while self._branches and self._branches[0].done():
+            task = self._branches.popleft()
+            if task.cancelled():
+                continue
+            if task.exception() is not None:
+                continue  # a branch that failed measured nothing; the request goes on
+            if self.transcript.finish is not None and self.transcript.stage is not Stage.ANSWERING:
+                continue
+            decision = self.transcript.observe(task.result())
+            if decision is not None:
+                self._decide(decision, applied=False)
+
+    def _drop_branches(self) -> None:
+        for task in self._branches:
+            task.cancel()
+        self._branches.clear()
+
+    async def _end_tasks(self) -> None:
+        self._drop_branches()
+        for task in self._all_branches:
+            task.cancel()
+        tasks = [*self._all_branches, *([self._telling] if self._telling else [])]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take_notes(self) -> None:
+        """Fetch what the sampler noted, at least for it to be forgotten there."""
+        if not self._in_place or not self.request.policy.signals:
+            return
+        notes = await self._decoder.notes(self.request.id)
+        if self._sampler_decides:
+            for thinking, margin in notes.readings:
+                self.transcript.observe(Observation(thinking, end_margin=margin))
+            if notes.decision is not None:
+                self.transcript.decide(notes.decision)
