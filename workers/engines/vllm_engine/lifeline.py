@@ -1,6 +1,6 @@
 """No process of an engine outlives the worker that started it.
 
-vLLM decodes in child processes. A worker that shuts down ends them; one that is killed cannot. So the process of the sampler
+vLLM decodes in child processes. A worker that shuts down ends them; one that is killed cannot. So the sampler's process
 watches the worker and ends with it, and a starting worker looks for what a killed one left while it was still loading.
 """
 
