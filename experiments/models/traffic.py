@@ -93,7 +93,16 @@ class Completion(models.Model):
         output_field=models.PositiveIntegerField(),
         db_persist=True,
     )
+    prefill_tokens = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Computed anew for probes and continuations, because no cache held them."
+    )
     probes = models.PositiveIntegerField(default=0)
+    enforcement_failures = models.CharField(
+        max_length=128,
+        blank=True,
+        db_default="",
+        help_text="How the decided exit was not put into effect as it should have been; comma-separated.",
+    )
     messages = models.JSONField(null=True)
     thinking = models.TextField(blank=True)
     text = models.TextField(blank=True, help_text="What the client got after the thinking.")
