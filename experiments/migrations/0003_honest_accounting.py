@@ -37,6 +37,19 @@ class Migration(migrations.Migration):
     dependencies = [("experiments", "0002_statistics_that_hold")]
 
     operations = [
+        migrations.AlterField(
+            model_name="modelprofile",
+            name="engine",
+            field=models.CharField(
+                choices=[
+                    ("transformers", "transformers (PyTorch)"),
+                    ("vllm", "vLLM"),
+                    ("scripted", "scripted (for tests)"),
+                ],
+                default="transformers",
+                max_length=32,
+            ),
+        ),
         migrations.AddField(
             model_name="completion",
             name="prefill_tokens",

@@ -11,6 +11,8 @@ class ModelProfile(models.Model):
 
     class Engine(models.TextChoices):
         TRANSFORMERS = "transformers", "transformers (PyTorch)"
+        VLLM = "vllm", "vLLM"
+        SCRIPTED = "scripted", "scripted (for tests)"
 
     name = models.SlugField(max_length=64, unique=True)
     engine = models.CharField(max_length=32, choices=Engine.choices, default=Engine.TRANSFORMERS)

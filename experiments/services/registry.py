@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import Model
 from django.utils import timezone
 
+from experiments.capabilities import ENGINES, EngineTraits, capability
 from experiments.grading import grader_by_name
 from experiments.models import ApiKey, Checkpoint, ModelProfile, UseCase
 from experiments.policies import policy_from_spec, policy_to_spec
@@ -72,6 +73,8 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
             "deadline_seconds",
         )
     fields["policy"] = valid_policy(policy)
+    if "checkpoint" in fields:
+        check_capability(fields["checkpoint"].model, policy)
     return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
 
 
@@ -117,6 +120,17 @@ def valid_policy(spec: object, field: str = "policy") -> dict[str, Any]:
         return policy_to_spec(policy_from_spec(spec))
     except ValueError as error:
         raise InvalidInput(str(error), field) from error
+
+
+def check_capability(model: ModelProfile, policy: object, field: str = "policy") -> EngineTraits:
+    """The traits of a model's engine; InvalidInput where it can't apply the policy."""
+    traits = ENGINES.get(model.engine)
+    if traits is None:
+        raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, got {model.engine!r}", "engine")
+    able = capability(traits, policy_from_spec(valid_policy(policy, field)))
+    if not able.supported:
+        raise InvalidInput(able.reason, field)
+    return traits
 
 
 def check_between(name: str, value: float | None, low: float, high: float) -> None:

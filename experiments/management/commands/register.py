@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
+from experiments.capabilities import ENGINES
 from experiments.models import ApiKey
 from experiments.services.errors import ServiceError
 from experiments.services.registry import (
@@ -26,6 +27,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("model", help="name of the model, as requests name it")
         parser.add_argument("path", help="folder of the weights, as transformers loads it")
+        parser.add_argument("--engine", default="transformers", help=f"one of {', '.join(ENGINES)}")
         parser.add_argument("--checkpoint", default="release", help="name of these weights (default: release)")
         parser.add_argument("--use-case", default="default", help="name of the route (default: default)")
         parser.add_argument("--think-open", default="<think>")
@@ -50,7 +52,7 @@ class Command(BaseCommand):
             model = register_model(
                 actor,
                 name=options["model"],
-                engine="transformers",
+                engine=options["engine"],
                 think_open=options["think_open"],
                 think_close=options["think_close"],
                 template_opens_thinking=not options["model_opens_thinking"],
