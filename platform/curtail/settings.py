@@ -118,7 +118,11 @@ CELERY_BEAT_SCHEDULE = {
     "looks": {"task": "workers.tasks.looks.take_looks", "schedule": LOOK_EVERY_SECONDS},
     "notifications": {"task": "workers.tasks.notifications.deliver_notifications", "schedule": 30},
     "shadow": {"task": "workers.tasks.shadow.queue_shadow_runs", "schedule": 10},
+    "grading": {"task": "workers.tasks.grading.grade_waiting", "schedule": 5},
 }
+
+# Processes for graders that may take any time, in each process that grades.
+JUDGE_PROCESSES = env.integer("CURTAIL_JUDGE_PROCESSES", 2, minimum=1, maximum=64)
 
 # Telling owners -----------------------------------------------------------------------------------
 
