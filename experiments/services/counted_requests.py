@@ -45,6 +45,7 @@ WITH picked AS (
     FROM picked a
     LEFT JOIN experiments_completion c ON c.id = a.id
     LEFT JOIN experiments_label l ON l.admission_id = a.id AND l.source = %(source)s
+         AND (%(grading)s = '' OR l.grading IN (%(grading)s, 'person/1'))
     LEFT JOIN experiments_label x ON x.admission_id = a.id AND x.source = %(proxy)s
     LEFT JOIN experiments_label f ON f.admission_id = a.id AND f.source = 'feedback'
     LEFT JOIN experiments_exposure e ON e.admission_id = a.id
@@ -181,6 +182,7 @@ def read(experiment: Experiment, window: Window, changed: Sequence[str]) -> Batc
         "lost_before": window.lost_before,
         "changed": list(changed),
         "source": experiment.estimand_source,
+        "grading": window.phase.grading,
         "proxy": experiment.proxy_source,
         "slow_after": slow_after(experiment.guardrails),
     }

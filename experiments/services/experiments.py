@@ -17,6 +17,7 @@ from experiments.services import audit
 from experiments.services.changes import announce_change
 from experiments.services.declarations import DEFAULT_GUARDRAILS
 from experiments.services.errors import InvalidInput, WrongState
+from experiments.services.graders import model_grader
 from experiments.services.registry import check_between, check_capability, valid_policy
 from experiments.statistics.guardrails import to_json
 
@@ -271,12 +272,14 @@ def open_phase(experiment: Experiment) -> None:
     """
     _close_phase(experiment)
     last = experiment.phases.order_by("-number").first()
-    staying = list(experiment.variants.filter(reverted_at=None))
+    staying = list(experiment.variants.filter(reverted_at=None).select_related("checkpoint__model"))
     total = math.fsum(variant.weight for variant in staying)
     Phase.objects.create(
         experiment=experiment,
         number=last.number + 1 if last else 1,
         weights={variant.key: variant.weight / total for variant in staying},
+        # All variants are of one model; labels by another grader, or another version of it, do not count.
+        grading=model_grader(staying[0].checkpoint.model).identity if staying else "",
         started_at=timezone.now(),
     )
 

@@ -28,7 +28,25 @@ _DELIMITED = re.compile(r"\$|\\(?:boxed|fbox)|\\\(|\\\[")
 # In LaTeX a word is text only inside these; bare letters are variables.
 _COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|operatorname|mbox|begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3,}")
-_FUNCTIONS = frozenset("sqrt sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp".split())
+_FUNCTIONS = frozenset(
+    (
+        "sqrt",
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "log",
+        "exp",
+    )
+)
 
 
 def main() -> None:

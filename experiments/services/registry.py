@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,8 +15,8 @@ from django.db.models import Model
 from django.utils import timezone
 
 from experiments.capabilities import ENGINES, EngineTraits, capability
-from experiments.grading import grader_by_name
-from experiments.models import ApiKey, Checkpoint, ModelProfile, UseCase
+from experiments.grading import check_answer_pattern, grader_by_name, grader_from_spec
+from experiments.models import ApiKey, Checkpoint, Experiment, ModelProfile, UseCase
 from experiments.policies import policy_from_spec, policy_to_spec
 from experiments.services import audit
 from experiments.services.changes import announce_change
@@ -24,6 +24,8 @@ from experiments.services.errors import InvalidInput
 from experiments.services.secrets import api_key_digest
 
 _KEY_PREFIX = "ck_"
+# The columns of a model profile that decide what is correct.
+_GRADING = ("grader", "grader_options", "answer_pattern")
 MAX_DEADLINE_SECONDS = 86_400
 _Row = TypeVar("_Row", bound=Model)
 
@@ -35,14 +37,41 @@ def register_model(actor: str, **fields: Any) -> ModelProfile:
     Raises:
         InvalidInput: a field is missing or out of bounds.
     """
+    name = fields.pop("name")
+    known = ModelProfile.objects.filter(name=name).first() or ModelProfile()
+    with _invalid("grader"):
+        grader = grader_by_name(fields.get("grader", known.grader))
+    if "grader" in fields or "grader_options" in fields:
+        with _invalid("grader_options"):
+            grader = grader_from_spec(grader.name, fields.get("grader_options", {}))
+        # Both at once, written out: options are those of one grader.
+        fields |= {"grader": grader.name, "grader_options": grader.options}
+    with _invalid("answer_pattern"):
+        check_answer_pattern(fields.get("answer_pattern", ""))
+    _check_not_running(known, fields)
+    return _save(actor, "register model", ModelProfile, {"name": name}, fields)
+
+
+@contextmanager
+def _invalid(field: str) -> Iterator[None]:
     try:
-        grader_by_name(fields.get("grader", "exact_match"))
-        re.compile(fields.get("answer_pattern", ""))
+        yield
     except ValueError as error:
-        raise InvalidInput(str(error), "grader") from error
-    except (re.error, OverflowError) as error:
-        raise InvalidInput(f"answer_pattern is no regular expression: {error}", "answer_pattern") from error
-    return _save(actor, "register model", ModelProfile, {"name": fields.pop("name")}, fields)
+        raise InvalidInput(str(error), field) from error
+
+
+def _check_not_running(model: ModelProfile, fields: Mapping[str, Any]) -> None:
+    """What answers are graded by must not change within a phase: its labels could not be counted together."""
+    changed = [field for field in _GRADING if field in fields and getattr(model, field) != fields[field]]
+    if model.pk is None or not changed:
+        return
+    running = Experiment.objects.filter(state=Experiment.State.RUNNING, variants__checkpoint__model=model).first()
+    if running is not None:
+        raise InvalidInput(
+            f"{changed[0]} can't change while experiment {running.name!r} is running; "
+            "pause it, change the model and resume: that opens a new phase",
+            changed[0],
+        )
 
 
 @transaction.atomic

@@ -49,7 +49,7 @@ def refused(answer: Any) -> tuple[int, str, str]:
 
 def test_one_label_is_stored_and_graded(call: Call, stored: None) -> None:
     answer = post(call, line())
-    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 1, "graded": 1})
+    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 1, "graded": 1, "failed": []})
     assert Label.objects.get().correct is True
 
 
@@ -60,7 +60,7 @@ def test_one_label_may_span_lines(call: Call, stored: None) -> None:
 @pytest.mark.parametrize("kind", [JSONL, "application/jsonl", "application/x-jsonlines", f"{JSONL}; charset=utf-8"])
 def test_many_labels_come_as_json_lines(call: Call, stored: None, kind: str) -> None:
     answer = post(call, f"{line('a')}\n\n{line('b', '41')}\r\n", kind)
-    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 2, "graded": 2})
+    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 2, "graded": 2, "failed": []})
     assert dict(Label.objects.values_list("admission_id", "correct")) == {"a": True, "b": False}
 
 
