@@ -178,7 +178,8 @@ def test_only_one_worker_grades_all(admit: Admit, mathematics: ModelProfile, jud
     try:
         with other.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [isolated_grading._ONE_AT_A_TIME])
-        assert grade_all_waiting(within=60) is None
+            assert grade_all_waiting(within=60) is None
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [isolated_grading._ONE_AT_A_TIME])
     finally:
         other.close()
     assert grade_all_waiting(within=60) == 1
