@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import select
 import subprocess
@@ -24,6 +25,8 @@ from django.conf import settings
 
 from experiments.grading import Grader
 from experiments.services import judge_process
+
+logger = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[2]
 _COMMAND = (sys.executable, "-m", judge_process.__name__)
@@ -77,7 +80,11 @@ class JudgePool:
 
         Args:
             tasks: what to judge; each has its grader's ``timeout_seconds``.
-            within: seconds after which no further task is begun; those left are None.
+            within: seconds after which no further task is begun.
+
+        Returns:
+            The judgements in the order of the tasks; None for those that were not begun, be it that the time
+            was up or that no process could be started. Whoever asks again later loses nothing.
         """
         end = None if within is None else time.monotonic() + within
 
@@ -95,7 +102,7 @@ class JudgePool:
         while self._idle:
             self._idle.pop().kill()
 
-    def _judge(self, task: Task) -> Judgement:
+    def _judge(self, task: Task) -> Judgement | None:
         message = json.dumps(
             {
                 "grader": task.grader.name,
@@ -113,6 +120,10 @@ class JudgePool:
                 except TimeoutError:
                     seconds = task.grader.timeout_seconds
                     return Judgement(None, TIMEOUT, f"{task.grader.name} timed out after {seconds:g} seconds")
+                except _NotStarted as error:
+                    if last_try:
+                        logger.error("no process that judges can be started: %s", error)
+                        return None
                 except (OSError, ValueError) as error:
                     if last_try:
                         return Judgement(None, JUDGE, f"the judging process ended: {error}"[:MAX_DETAIL_LENGTH])
@@ -135,6 +146,10 @@ class JudgePool:
                 process.kill()
 
 
+class _NotStarted(Exception):
+    """The process ended, or hung, before its first task: that is no task's fault."""
+
+
 class _Process:
     def __init__(self, command: Sequence[str]) -> None:
         path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -142,7 +157,6 @@ class _Process:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
             cwd=_ROOT,
             # The terminal's Ctrl-C is for us.
@@ -165,8 +179,8 @@ class _Process:
         if not self._started:
             try:
                 self._line(_START_SECONDS)
-            except TimeoutError as error:
-                raise OSError("it did not start") from error
+            except OSError as error:
+                raise _NotStarted(f"{type(error).__name__} {error}".strip()) from error
             self._started = True
         self._child.stdin.write(message + b"\n")
         self._child.stdin.flush()

@@ -130,6 +130,11 @@ def test_a_judge_that_left_is_replaced() -> None:
     leaving.close()
 
 
+def test_without_a_process_tasks_are_left(caplog: pytest.LogCaptureFixture) -> None:
+    assert JudgePool(1, (sys.executable, "-c", "raise SystemExit(3)")).judge([mathematics("1", "1")]) == [None]
+    assert "no process that judges can be started: BrokenPipeError exit status 3" in caplog.text
+
+
 def test_what_is_not_begun_in_time_is_left(pool: JudgePool) -> None:
     assert pool.judge([mathematics("1", "1")], within=0.0) == [None]
 
