@@ -195,10 +195,11 @@ def render(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         a, b = (row.tokens[kind] for kind in ENGINES)
+        tokens = f"{a:.1f}, {b:.1f} ({b - a:+.1f} ± {row.token_error:.1f})"
         lines.append(
             f"| `{row.policy}` | {row.prompts} | {row.replayed['transformers']}, {row.replayed['vllm']} "
             f"| {row.same} ({row.same / row.prompts:.1%}) | {row.diverged} / {row.near} / {len(row.unexplained)} "
-            f"| {row.em['transformers']:.3f}, {row.em['vllm']:.3f} | {a:.1f}, {b:.1f} ({b - a:+.1f} ± {row.token_error:.1f}) "
+            f"| {row.em['transformers']:.3f}, {row.em['vllm']:.3f} | {tokens} "
             f"| {row.lag:.1f} |"
         )
     return "\n".join(lines)
