@@ -44,9 +44,9 @@ class ScriptedLogits(LogitsProcessor):
         tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
         self._length, self._settles = int(os.environ[LENGTH]), int(os.environ[SETTLES])
         tags = ("<think>", "</think>", "\n")
-        self._open, self._close, self._line = (tokenizer.convert_tokens_to_ids(tag) for tag in tags)
-        self._numbers = [tokenizer.convert_tokens_to_ids(str(n)) for n in range(20)]
-        self._end = tokenizer.eos_token_id
+        self._open, self._close, self._line = (int(tokenizer.convert_tokens_to_ids(tag)) for tag in tags)
+        self._numbers = [int(tokenizer.convert_tokens_to_ids(str(n))) for n in range(20)]
+        self._end = int(tokenizer.eos_token_id)
         self._requests: dict[int, _Played] = {}
 
     def is_argmax_invariant(self) -> bool:
@@ -77,9 +77,9 @@ class ScriptedLogits(LogitsProcessor):
         at = played.before + len(played.output)
         if played.closed is None:
             if at >= self._length:
-                return int(self._close)
-            return int(self._line if at % 8 == 7 else self._numbers[at % 20])
+                return self._close
+            return self._line if at % 8 == 7 else self._numbers[at % 20]
         if at - played.closed > 1:
-            return int(self._end)
+            return self._end
         settled = played.closed >= self._settles
-        return int(self._numbers[7 if settled else (played.closed // 32) % 20])
+        return self._numbers[7 if settled else (played.closed // 32) % 20]
