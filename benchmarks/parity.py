@@ -48,6 +48,7 @@ class Row:
 
     Attributes:
         replayed: runs of each engine whose recorded signals lead to the same step.
+        early: runs that were ended early, by engine.
         same: pairs of runs that decide at the same step.
         diverged, near: mismatches explained by the thought, by a signal close to what decides.
         unexplained: the prompts of the others.
@@ -56,6 +57,7 @@ class Row:
     policy: str
     prompts: int
     replayed: dict[str, int] = field(default_factory=dict)
+    early: dict[str, int] = field(default_factory=dict)
     same: int = 0
     diverged: int = 0
     near: int = 0
@@ -104,6 +106,7 @@ def compare(name: str, policy: Policy, runs: dict[str, list[Served]]) -> Row:
     row = Row(name, len(one))
     for kind in ENGINES:
         row.replayed[kind] = sum(decided(s) == replayed(policy, s) for s in runs[kind])
+        row.early[kind] = sum(map(_left_early, runs[kind]))
         row.em[kind] = statistics.fmean(s.correct for s in runs[kind])
         row.tokens[kind] = statistics.fmean(s.result.tokens.decoded for s in runs[kind])
     for a, b in zip(one, other, strict=True):
@@ -189,15 +192,16 @@ def _settles_nearly(policy: EntropyPlateau, seen: Sequence[Observation]) -> bool
 def render(rows: Sequence[Row]) -> str:
     """The table."""
     lines = [
-        "| policy | prompts | replay: transformers, vLLM | same step in both | diverged / near / unexplained "
-        "| EM: transformers, vLLM | decoded tokens: transformers, vLLM (difference) | vLLM applies after |",
-        "|---|---:|---|---|---|---|---|---:|",
+        "| policy | prompts | left early | replay: transformers, vLLM | same step in both "
+        "| diverged / near / unexplained | EM: transformers, vLLM | decoded tokens: transformers, vLLM (difference) | vLLM applies after |",
+        "|---|---:|---|---|---|---|---|---|---:|",
     ]
     for row in rows:
         a, b = (row.tokens[kind] for kind in ENGINES)
         tokens = f"{a:.1f}, {b:.1f} ({b - a:+.1f} ± {row.token_error:.1f})"
         lines.append(
-            f"| `{row.policy}` | {row.prompts} | {row.replayed['transformers']}, {row.replayed['vllm']} "
+            f"| `{row.policy}` | {row.prompts} | {row.early['transformers']}, {row.early['vllm']} "
+            f"| {row.replayed['transformers']}, {row.replayed['vllm']} "
             f"| {row.same} ({row.same / row.prompts:.1%}) | {row.diverged} / {row.near} / {len(row.unexplained)} "
             f"| {row.em['transformers']:.3f}, {row.em['vllm']:.3f} | {tokens} "
             f"| {row.lag:.1f} |"

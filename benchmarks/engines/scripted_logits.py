@@ -43,9 +43,9 @@ class ScriptedLogits(LogitsProcessor):
 
         tokenizer = AutoTokenizer.from_pretrained(vllm_config.model_config.tokenizer)
         self._length, self._settles = int(os.environ[LENGTH]), int(os.environ[SETTLES])
-        tags = ("<think>", "</think>", "\n")
-        self._open, self._close, self._line = (int(tokenizer.convert_tokens_to_ids(tag)) for tag in tags)
-        self._numbers = [int(tokenizer.convert_tokens_to_ids(str(n))) for n in range(20)]
+        ids: dict[str, int] = tokenizer.get_vocab()
+        self._open, self._close, self._line = ids["<think>"], ids["</think>"], ids["\n"]
+        self._numbers = [ids[str(n)] for n in range(20)]
         self._end = int(tokenizer.eos_token_id)
         self._requests: dict[int, _Played] = {}
 

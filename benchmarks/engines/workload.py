@@ -31,7 +31,7 @@ SEED = 4242
 POLICIES: dict[str, Policy] = {
     "full": Full(),
     "token_budget": TokenBudget(max_thinking_tokens=128),
-    "end_margin": EndMargin(threshold=6.0),
+    "end_margin": EndMargin(threshold=12.0),
     "answer_convergence": AnswerConvergence(patience=3, probe_every=32),
     "confidence": Confidence(threshold=0.95, patience=2, probe_every=32),
     "entropy_plateau": EntropyPlateau(delta=0.02, warm_up=3, probe_every=32),
