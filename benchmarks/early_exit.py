@@ -253,7 +253,8 @@ def _middling(tokenizer_of: Path, folder: Path) -> str:
     for key, value in (sizes | {"intermediate_size": 1536, "max_position_embeddings": 4_096}).items():
         setattr(config, key, value)
     config.layer_types = ["full_attention"] * config.num_hidden_layers
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(folder)
     return str(folder)
 
 
