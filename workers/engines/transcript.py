@@ -80,6 +80,7 @@ class Transcript:
         self._run = PolicyRun(request.policy, request.client_cap)
         self._inside = 0  # decoded in the think phase, whatever ended it
         self._answer = self._probe = self._probes = self._prefill = self._fed = 0
+        self._prefill_known = True
         self._exit: Exit | None = None
         self._applied_step: int | None = None
         self._closed_by = 0  # tokens that closed the thinking
@@ -140,15 +141,25 @@ class Transcript:
         self.decision = decision
         return True
 
-    def add_probe(self, tokens: int, prefill: int = 0) -> None:
-        """Count one branch: what it decoded, and what it computed anew because no cache held it."""
+    def add_probe(self, tokens: int) -> None:
+        """Count one branch: what it decoded."""
         self._probes += 1
         self._probe += tokens
-        self._prefill += prefill
 
-    def add_prefill(self, tokens: int) -> None:
-        """Count what a continuation computed anew."""
+    def add_prefill(self, tokens: int, *, known: bool = True) -> None:
+        """Count what a branch or a continuation computed anew because no cache held it.
+
+        Args:
+            tokens: so many, or (where that is not ``known``) at most so many.
+            known: whether the cache's share was told.
+        """
         self._prefill += tokens
+        self._prefill_known &= known
+
+    def limit(self) -> None:
+        """End here, at a limit that the request itself does not know."""
+        if self.finish is None:
+            self._finish(FinishReason.LENGTH)
 
     def cancel(self) -> None:
         """End here; what was decoded counts."""
@@ -180,6 +191,7 @@ class Transcript:
                 overrun=self._inside - thinking,
                 forced=self._fed,
                 prefill=self._prefill,
+                estimated=() if self._prefill_known else ("prefill",),
             ),
             probes=self._probes,
             queued_seconds=queued_seconds,
