@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from experiments.policies import Exit, Full, Observation, Signal, Step
 from workers.engines.base import Delta, Finished, GenerationRequest, ThinkingProfile
@@ -175,13 +175,7 @@ class Driver:
         try:
             async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
                 while True:
-                    coming = asyncio.ensure_future(anext(pieces, None))
-                    await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                    if not coming.done():
-                        coming.cancel()
-                        await asyncio.gather(coming, return_exceptions=True)
-                        break
-                    piece = coming.result()
+                    piece = await self._next(pieces, leaving)
                     if piece is None:
                         break
                     came, cached = True, piece.cached if piece.cached is not None else cached
@@ -197,6 +191,18 @@ class Driver:
             self._leave.clear()
             return False
         raise RuntimeError(f"decoding of request {self.request.id} stopped before its end")
+
+    async def _next(self, pieces: AsyncIterator[Piece], leaving: asyncio.Future[Any]) -> Piece | None:
+        """The next piece; None: there is none, or the stream is to be left first."""
+        coming = asyncio.ensure_future(anext(pieces, None))
+        try:
+            await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            return coming.result() if coming.done() else None
+        finally:
+            if not coming.done():
+                # Also where this task is cancelled: a generator that is still running cannot be closed.
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     def _count_prefill(self, ask: Ask, cached: int | None) -> None:
         self.transcript.add_prefill(len(ask.prompt) - (cached or 0), known=cached is not None)

@@ -88,8 +88,8 @@ def _by_usage(result: GenerationResult, stream: Streamed) -> tuple[GenerationRes
         return result, False
     if stream.reasoning is not None and stream.reasoning <= total and (stream.reasoning or not result.thinking):
         return _with_inside(result, stream.reasoning, total), True
-    if total == counted:
-        return result, True
+    if total == counted and not stream.grouped:
+        return result, True  # each piece was a token
     return _with_inside(result, round(inside * total / counted), total), False
 
 

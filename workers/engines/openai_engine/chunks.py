@@ -84,7 +84,7 @@ class Chunker:
         tags: texts that are to be pieces of their own.
 
     Attributes:
-        exact: whether as many pieces and fillers as tokens have been given out.
+        exact: whether each token that came has been given out where it belongs.
     """
 
     def __init__(self, vocabulary: ChunkVocabulary, tags: Sequence[str]) -> None:
@@ -104,17 +104,31 @@ class Chunker:
         text = self._held + text
         keep = self._undecided(text)
         self._held = text[len(text) - keep :]
-        ids = self._ids(self._cut(text[: len(text) - keep]))
-        # Tokens without a text yet may be a tag's that the server leaves out: they wait for what comes next.
-        return self._give(ids, all_owed=bool(ids) and not self._held)
+        return self._ids(self._cut(text[: len(text) - keep]))
 
     def put(self, tag: str) -> list[int]:
         """The id of a tag that the server leaves out of its text; what was held comes before it."""
-        return self._give([*self._release(), self._vocabulary.id(tag)], all_owed=False)
+        return [*self._release(), self._vocabulary.id(tag)]
 
     def end(self, *, stopped: bool) -> list[int]:
         """What is left when the stream has ended, with the end of the sequence where the model ``stopped``."""
-        return self._give([*self._release(), *([self._vocabulary.end] if stopped else [])], all_owed=True)
+        return [*self._release(), *([self._vocabulary.end] if stopped else [])]
+
+    def settle(self, ids: list[int]) -> list[int]:
+        """All ids that came at once, with fillers for the tokens that are owed."""
+        spare = self._owed - len(ids)
+        self.exact = self.exact and spare >= 0
+        if not ids or self._held or spare <= 0:
+            # Tokens without a text yet may be a tag's that the server leaves out: they wait for what comes next.
+            self._owed = max(spare, 0)
+            return ids
+        self._owed = 0
+        single = (self._vocabulary.end, *self._vocabulary.open_ids, *self._vocabulary.close_ids)
+        texts = [at for at, token in enumerate(ids) if token not in single]
+        self.exact = self.exact and len(texts) <= 1  # else nobody knows whose they are
+        # Fillers come first: at a piece all its tokens have been counted.
+        at = texts[0] if texts else 0
+        return [*ids[:at], *[self._vocabulary.filler] * spare, *ids[at:]]
 
     def _release(self) -> list[int]:
         held, self._held = self._held, ""
@@ -122,17 +136,6 @@ class Chunker:
 
     def _ids(self, pieces: list[str]) -> list[int]:
         return [self._vocabulary.id(piece) for piece in pieces]
-
-    def _give(self, ids: list[int], *, all_owed: bool) -> list[int]:
-        if len(ids) > self._owed:
-            self.exact = False
-            self._owed = len(ids)
-        if not all_owed:
-            self._owed -= len(ids)
-            return ids
-        # Fillers come first: at a piece all its tokens have been counted.
-        fillers, self._owed = self._owed - len(ids), 0
-        return [self._vocabulary.filler] * fillers + ids
 
     def _undecided(self, text: str) -> int:
         longest = min(max(map(len, self._tags), default=0) - 1, len(text))

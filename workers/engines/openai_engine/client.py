@@ -115,8 +115,10 @@ class Client:
             except ValueError as error:
                 raise _malformed() from error
             for data in found:
-                if data == "[DONE]":
+                if data == "[DONE]" and ended:
                     return
+                if data == "[DONE]":
+                    raise _cut()
                 event = _event(data)
                 if event.get("error"):
                     logger.warning("%s failed within a stream: %r", self._server.model, event["error"])

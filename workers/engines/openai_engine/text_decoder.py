@@ -138,6 +138,7 @@ class _Parts:
         ids = self._ids(thought, said)
         if finish is not None:
             ids += self._chunker.end(stopped=finish == "stop")
+        ids = self._chunker.settle(ids)
         self._streamed.exact = self._streamed.exact and self._chunker.exact
         return Piece(tuple(ids), logprobs if self._ask.branch else (), limited=finish == "length")
 
