@@ -11,6 +11,7 @@ class ModelProfile(models.Model):
 
     class Engine(models.TextChoices):
         TRANSFORMERS = "transformers", "transformers (PyTorch)"
+        OPENAI = "openai", "OpenAI-compatible server"
 
     name = models.SlugField(max_length=64, unique=True)
     engine = models.CharField(max_length=32, choices=Engine.choices, default=Engine.TRANSFORMERS)
