@@ -305,6 +305,7 @@ class _Events:
                 choice["token_ids"] = self._server.ids([token.text for token in group])
             if self._body.get("logprobs") is not None:
                 choice["logprobs"] = {
+                    "tokens": [token.text for token in group],
                     "token_logprobs": [token.logprob for token in group],
                     "top_logprobs": [{token.text: token.logprob, "likeliest": token.best} for token in group],
                 }

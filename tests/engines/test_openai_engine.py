@@ -240,6 +240,16 @@ async def test_pieces_of_several_tokens_make_a_cut_an_estimate(start: Start) -> 
     assert full.thinking.startswith(cut.thinking)
 
 
+@pytest.mark.parametrize("continues", [Continues.COMPLETIONS, Continues.CHAT])
+async def test_tokens_that_are_told_with_their_piece_make_a_cut_exact(start: Start, continues: Continues) -> None:
+    options = {"continues": continues, "usage": Usage.CHUNKS, "logprobs": True, "reasoning_fields": True}
+    engine, _ = await start(Behaviour(per_chunk=7, cached=0), **options)
+    result = await ask(engine, request("b", "question 3", TokenBudget(max_thinking_tokens=50)))
+    assert (result.tokens.thinking, result.tokens.overrun, result.tokens.answer) == (50, 1, 4)
+    assert len(result.thinking) == 50
+    assert result.tokens.estimated == ()
+
+
 async def test_an_exit_of_the_plugin_is_recorded_with_its_margin(start: Start) -> None:
     engine, _ = await start(**IDS, budget=Budget.CURTAIL)
     result = await ask(engine, request("a", "question 3", EndMargin(threshold=1.0)))

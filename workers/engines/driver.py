@@ -314,8 +314,8 @@ class Driver:
                     logprobs += piece.logprobs
                     cached = piece.cached if piece.cached is not None else cached
         finally:
-            self.transcript.add_probe(len(tokens))
-            if tokens:
+            if tokens:  # else it was dropped before it had begun
+                self.transcript.add_probe(len(tokens))
                 self._count_prefill(ask, cached)
         readings = (await self._decoder.notes(key)).readings if entropy else ()
         ended = bool(tokens) and tokens[-1] in self._vocabulary.end_ids

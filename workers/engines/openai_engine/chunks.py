@@ -85,10 +85,12 @@ class Chunker:
 
     Attributes:
         exact: whether each token that came has been given out where it belongs.
+        grouped: whether a piece stood for several tokens.
     """
 
     def __init__(self, vocabulary: ChunkVocabulary, tags: Sequence[str]) -> None:
         self.exact = True
+        self.grouped = False
         self._vocabulary = vocabulary
         self._tags = [tag for tag in tags if tag]
         self._held = ""
@@ -122,7 +124,7 @@ class Chunker:
             # Tokens without a text yet may be a tag's that the server leaves out: they wait for what comes next.
             self._owed = max(spare, 0)
             return ids
-        self._owed = 0
+        self._owed, self.grouped = 0, True
         single = (self._vocabulary.end, *self._vocabulary.open_ids, *self._vocabulary.close_ids)
         texts = [at for at, token in enumerate(ids) if token not in single]
         self.exact = self.exact and len(texts) <= 1  # else nobody knows whose they are

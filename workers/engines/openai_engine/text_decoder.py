@@ -84,8 +84,9 @@ class TextDecoder:
             body["stream_options"] = {"include_usage": True}
             if self._server.usage is Usage.CHUNKS:
                 body["stream_options"]["continuous_usage_stats"] = True
-        # Besides the confidence of trial answers they tell how many tokens a piece of text has.
-        logprobs = self._server.logprobs and (ask.branch or self._server.usage is not Usage.CHUNKS)
+        # Besides the confidence of trial answers they tell which tokens a piece of text has: a server that is read too
+        # slowly sends several at once.
+        logprobs = self._server.logprobs
         if self._server.continues is Continues.COMPLETIONS:
             # The tags may be special tokens.
             body |= {"prompt": self._vocabulary.text(ask.prompt), "skip_special_tokens": False}
@@ -133,32 +134,43 @@ class _Parts:
         finish = finish_of(choice)
         if thought or said or usage or logprobs or finish:
             tokens = self._tokens(usage, logprobs)
-            self._streamed.grouped = self._streamed.grouped or (tokens or 0) > 1
             self._chunker.owe(tokens)
-        ids = self._ids(thought, said)
+        ids = self._ids(thought, said, self._token_texts(choice, ended=finish == "stop"))
         if finish is not None:
             ids += self._chunker.end(stopped=finish == "stop")
         ids = self._chunker.settle(ids)
+        self._streamed.grouped = self._chunker.grouped
         self._streamed.exact = self._streamed.exact and self._chunker.exact
         return Piece(tuple(ids), logprobs if self._ask.branch else (), limited=finish == "length")
 
-    def _ids(self, thought: str, said: str) -> list[int]:
+    def _ids(self, thought: str, said: str, texts: list[str]) -> list[int]:
         if not self._fields:
-            return self._chunker.take(said)
+            return self._take(said, texts)
+        if self._close in texts:  # the server tells this tag among the tokens only
+            at = texts.index(self._close)
+            of_thought, of_said = texts[:at], texts[at + 1 :]
+        else:
+            of_thought, of_said = (texts, []) if thought else ([], texts)
         ids: list[int] = []
         if thought and self._thinks:
             if self._opens:
                 self._opens = False
                 ids += self._chunker.put(self._open)
-            ids += self._chunker.take(thought)
+            ids += self._take(thought, of_thought)
         elif thought:  # behind the end of thinking nothing is a thought, whatever the server takes it for
-            ids += self._chunker.take(thought)
+            ids += self._take(thought, of_thought)
         if said:
             if self._thinks and not self._opens:
                 ids += self._chunker.put(self._close)
             self._thinks = self._opens = False
-            ids += self._chunker.take(said)
+            ids += self._take(said, of_said)
         return ids
+
+    def _take(self, text: str, texts: list[str]) -> list[int]:
+        """Ids of a text, one for each of its tokens where they are known."""
+        if "".join(texts) != text:
+            return self._chunker.take(text)
+        return [token for each in texts for token in self._chunker.take(each)]
 
     def _texts(self, choice: Mapping[str, Any]) -> tuple[str, str]:
         """The thought and the other text of a choice."""
@@ -174,6 +186,14 @@ class _Parts:
         if self._chat:
             return tuple(float(token["logprob"]) for token in told.get("content") or ())
         return tuple(float(value) for value in told.get("token_logprobs") or ())
+
+    def _token_texts(self, choice: Mapping[str, Any], *, ended: bool) -> list[str]:
+        """Texts of the tokens that came, as far as the server tells them; the end of the sequence left out."""
+        told = choice.get("logprobs") or {}
+        texts = [token.get("token") for token in told.get("content") or ()] if self._chat else told.get("tokens") or []
+        if not all(isinstance(text, str) for text in texts):
+            return []
+        return texts[:-1] if ended else texts
 
     def _tokens(self, usage: Mapping[str, Any], logprobs: tuple[float, ...]) -> int | None:
         completion = usage.get("completion_tokens")
