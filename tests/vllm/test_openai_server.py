@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -183,3 +184,19 @@ async def test_trial_answers_decide_where_their_record_says(engine: OpenAIEngine
         assert set(result.failures) <= {"exit_missed"}  # a busy machine: the thought was over before the branch
         assert result.tokens.probe >= result.probes > 0
         assert set(result.tokens.estimated) <= {"prefill"}
+
+
+async def test_leaving_stops_the_decoding_in_the_server(engine: OpenAIEngine, url: str) -> None:
+    events: AsyncIterator[Any] = engine.generate(asked("left", PROMPTS[2], AnswerConvergence(probe_every=16)))
+    await anext(events)
+    await events.aclose()  # type: ignore[attr-defined]
+    end = time.monotonic() + 30
+    while await asyncio.to_thread(_running, url):
+        assert time.monotonic() < end, "the server still decodes"
+
+
+def _running(url: str) -> float:
+    """Requests that the server decodes, by its own metrics."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("vllm:num_requests_running{"))
