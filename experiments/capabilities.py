@@ -1,6 +1,7 @@
 """What each engine can do with each policy and each kind of request: the one place that says so. Pure.
 
 A cell is supported, and tested by the engines' contract suite, or refused with its reason when an experiment starts.
+What a given remote server lacks beyond that is for `experiments.remote_capabilities`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,14 @@ ENGINES: Mapping[str, EngineTraits] = {
         EngineTraits("transformers", "transformers", frozenset(Signal)),
         EngineTraits(
             "vllm", "vLLM in the worker", frozenset(Signal), mixes=False, speculative=False, feeds_records=False
+        ),
+        EngineTraits(
+            "openai",
+            "an OpenAI-compatible server",
+            frozenset(Signal) - {Signal.END_ENTROPY},
+            mixes=False,
+            feeds_records=False,
+            why_not={Signal.END_ENTROPY: "it tells a few likely tokens only, which gives no entropy"},
         ),
         EngineTraits("scripted", "scripted", frozenset(Signal)),
     )

@@ -16,6 +16,8 @@ PURE = (
     "experiments.statistics",
     "experiments.assignment",
     "experiments.capabilities",
+    "experiments.remote_capabilities",
+    "experiments.remote_server",
     "experiments.grading",
 )
 IMPURE = ("django", "celery", "torch", "redis", "psycopg2", "transformers", "curtail", "workers")
@@ -27,6 +29,8 @@ LAYERS = {
     "experiments.replay": "pure",
     "experiments.assignment": "pure",
     "experiments.capabilities": "pure",
+    "experiments.remote_capabilities": "pure",
+    "experiments.remote_server": "pure",
     "experiments.grading": "pure",
     "experiments.asyncio_tasks": "pure",
     "experiments.routing": "pure",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from django.conf import settings
 
 from experiments.models import Checkpoint, ModelProfile
+from experiments.services.errors import InvalidInput
+from experiments.services.registry import read_server
 from workers.engines.base import Engine, EngineError, ThinkingProfile
 from workers.serving import ServedCheckpoint
 
@@ -64,4 +67,32 @@ def make_engine(checkpoint: ServedCheckpoint) -> Engine:
         return ScriptedEngine(
             read_scripts(checkpoint.path), checkpoint.profile, max_concurrency=settings.ENGINE_MAX_CONCURRENCY
         )
+    if checkpoint.engine == ModelProfile.Engine.OPENAI:
+        return _remote_engine(checkpoint)
     raise EngineError(f"no engine {checkpoint.engine!r}", code="bad_model")
+
+
+def _remote_engine(checkpoint: ServedCheckpoint) -> Engine:
+    """The engine of the server that ``server.json`` in the checkpoint's folder describes.
+
+    The tokenizer's files, where the server needs them here, lie beside it.
+
+    Raises:
+        EngineError: the file is unusable, or the variable that it names for the API key is not set.
+    """
+    from workers.engines.openai_engine.engine import OpenAIEngine
+
+    try:
+        server = read_server(checkpoint.path)
+    except InvalidInput as error:
+        raise EngineError(str(error), code="bad_model") from error
+    key = os.environ.get(server.api_key_variable) if server.api_key_variable else None
+    if server.api_key_variable and not key:
+        raise EngineError(f"{server.api_key_variable} must hold the API key of {checkpoint.name}", code="bad_model")
+    return OpenAIEngine(
+        server,
+        checkpoint.profile,
+        key=key,
+        tokenizer_path=checkpoint.path,
+        max_concurrency=settings.ENGINE_MAX_CONCURRENCY,
+    )

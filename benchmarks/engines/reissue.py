@@ -12,8 +12,8 @@ from typing import Any
 
 from experiments.policies import Exit, Observation, Policy, PolicyRun, Step
 from workers.engines.base import ThinkingProfile
+from workers.engines.driver import Ask
 from workers.engines.sequence import trial_answer
-from workers.engines.vllm_engine.request import Ask
 
 
 class ReissueProxy:

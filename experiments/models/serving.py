@@ -13,6 +13,7 @@ class ModelProfile(models.Model):
         TRANSFORMERS = "transformers", "transformers (PyTorch)"
         VLLM = "vllm", "vLLM"
         SCRIPTED = "scripted", "scripted (for tests)"
+        OPENAI = "openai", "OpenAI-compatible server"
 
     name = models.SlugField(max_length=64, unique=True)
     engine = models.CharField(max_length=32, choices=Engine.choices, default=Engine.TRANSFORMERS)

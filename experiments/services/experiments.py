@@ -176,7 +176,7 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
 
 def _check_capability(variant: Variant, shadow_share: float) -> None:
     """Raise InvalidInput where the engine of a variant can't do what its policy or the shadow runs need."""
-    traits = check_capability(variant.checkpoint.model, variant.policy, f"variants.{variant.key}.policy")
+    traits = check_capability(variant.checkpoint, variant.policy, f"variants.{variant.key}.policy")
     if shadow_share > 0 and not traits.feeds_records:
         raise InvalidInput(f"shadow_share must be 0 with {traits.title}: it feeds no recorded thoughts", "shadow_share")
 

@@ -7,8 +7,10 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Model
@@ -18,6 +20,8 @@ from experiments.capabilities import ENGINES, EngineTraits, capability
 from experiments.grading import check_answer_pattern, grader_by_name, grader_from_spec
 from experiments.models import ApiKey, Checkpoint, Experiment, ModelProfile, UseCase
 from experiments.policies import policy_from_spec, policy_to_spec
+from experiments.remote_capabilities import refusal
+from experiments.remote_server import SERVER_FILE, RemoteServer, parse_server
 from experiments.services import audit
 from experiments.services.changes import announce_change
 from experiments.services.errors import InvalidInput
@@ -103,7 +107,7 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
         )
     fields["policy"] = valid_policy(policy)
     if "checkpoint" in fields:
-        check_capability(fields["checkpoint"].model, policy)
+        check_capability(fields["checkpoint"], policy)
     return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
 
 
@@ -151,15 +155,33 @@ def valid_policy(spec: object, field: str = "policy") -> dict[str, Any]:
         raise InvalidInput(str(error), field) from error
 
 
-def check_capability(model: ModelProfile, policy: object, field: str = "policy") -> EngineTraits:
-    """The traits of a model's engine; InvalidInput where it can't apply the policy."""
-    traits = ENGINES.get(model.engine)
+def check_capability(checkpoint: Checkpoint, spec: object, field: str = "policy") -> EngineTraits:
+    """The traits of a checkpoint's engine; InvalidInput where it can't apply the policy."""
+    name = checkpoint.model.engine
+    traits = ENGINES.get(name)
     if traits is None:
-        raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, got {model.engine!r}", "engine")
-    able = capability(traits, policy_from_spec(valid_policy(policy, field)))
+        raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, got {name!r}", "engine")
+    policy = policy_from_spec(valid_policy(spec, field))
+    able = capability(traits, policy)
     if not able.supported:
         raise InvalidInput(able.reason, field)
+    if name == ModelProfile.Engine.OPENAI:
+        reason = refusal(read_server(str(Path(settings.BASE_DIR) / checkpoint.path)), policy)
+        if reason is not None:
+            raise InvalidInput(reason, field)
     return traits
+
+
+def read_server(folder: str) -> RemoteServer:
+    """The server that a checkpoint's folder describes.
+
+    Raises:
+        InvalidInput: its file is missing or unusable.
+    """
+    try:
+        return parse_server((Path(folder) / SERVER_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"cannot read {SERVER_FILE} in {folder!r}: {error}", "path") from error
 
 
 def check_between(name: str, value: float | None, low: float, high: float) -> None:

@@ -104,6 +104,8 @@ class TokenCounts:
         overrun: past the decision before the stop took effect; forced end tokens count here.
         forced: thinking that was fed from a record (not decoded).
         prefill: tokens that probes and continuations had to compute anew because no cache held them (not decoded).
+        estimated: names of the counts above that are estimates, sorted; a remote server may not tell them. Of an
+            unknown prefill it is the upper bound: as if nothing had been cached.
     """
 
     prompt: int = 0
@@ -113,6 +115,7 @@ class TokenCounts:
     overrun: int = 0
     forced: int = 0
     prefill: int = 0
+    estimated: tuple[str, ...] = ()
 
     @property
     def decoded(self) -> int:

@@ -24,7 +24,7 @@ from workers.engines.base import (
 from workers.engines.vocabulary import Vocabulary
 
 # An exit that was decided while decoding ran ahead, and that the model's own end of thinking came before, was not
-# missed; thinking that went on for longer was.
+# missed; thinking that went on for longer than this since the decision came was.
 MAX_LAG_TOKENS = 64
 
 
@@ -80,6 +80,8 @@ class Transcript:
         self._run = PolicyRun(request.policy, request.client_cap)
         self._inside = 0  # decoded in the think phase, whatever ended it
         self._answer = self._probe = self._probes = self._prefill = self._fed = 0
+        self._prefill_known = True
+        self._decided_at = 0  # tokens of the think phase when the decision came; a branch may be late
         self._exit: Exit | None = None
         self._applied_step: int | None = None
         self._closed_by = 0  # tokens that closed the thinking
@@ -137,18 +139,28 @@ class Transcript:
         if self._is_too_long(len(self.closing) - 1):
             self._finish(FinishReason.LENGTH)
             return False
-        self.decision = decision
+        self.decision, self._decided_at = decision, self._inside
         return True
 
-    def add_probe(self, tokens: int, prefill: int = 0) -> None:
-        """Count one branch: what it decoded, and what it computed anew because no cache held it."""
+    def add_probe(self, tokens: int) -> None:
+        """Count one branch: what it decoded."""
         self._probes += 1
         self._probe += tokens
-        self._prefill += prefill
 
-    def add_prefill(self, tokens: int) -> None:
-        """Count what a continuation computed anew."""
+    def add_prefill(self, tokens: int, *, known: bool = True) -> None:
+        """Count what a branch or a continuation computed anew because no cache held it.
+
+        Args:
+            tokens: so many, or (where that is not ``known``) at most so many.
+            known: whether the cache's share was told.
+        """
         self._prefill += tokens
+        self._prefill_known &= known
+
+    def limit(self) -> None:
+        """End here, at a limit that the request itself does not know."""
+        if self.finish is None:
+            self._finish(FinishReason.LENGTH)
 
     def cancel(self) -> None:
         """End here; what was decoded counts."""
@@ -180,6 +192,7 @@ class Transcript:
                 overrun=self._inside - thinking,
                 forced=self._fed,
                 prefill=self._prefill,
+                estimated=() if self._prefill_known else ("prefill",),
             ),
             probes=self._probes,
             queued_seconds=queued_seconds,
@@ -250,7 +263,7 @@ class Transcript:
             return
         self.decision = self._exit = decision
         self._applied_step = max(self._inside - self._closed_by, decision.decision_step)
-        if self._applied_step - decision.decision_step > MAX_LAG_TOKENS:
+        if self._applied_step - max(decision.decision_step, self._decided_at) > MAX_LAG_TOKENS:
             self._failures.add(EnforcementFailure.EXIT_MISSED)
         if self._last_rendered is not None and self._cuts(self._last_rendered):
             self._failures.add(EnforcementFailure.CUT_CHARACTER)
@@ -261,7 +274,7 @@ class Transcript:
             ended = ExitReason.LENGTH if reason is FinishReason.LENGTH else ExitReason.END_OF_THINKING
             self._exit = Exit(ended, self._inside, "decoding ended inside the think phase")
             self._applied_step = self._inside
-            if self.decision is not None and self._inside - self.decision.decision_step > MAX_LAG_TOKENS:
+            if self.decision is not None and self._inside - self._decided_at > MAX_LAG_TOKENS:
                 self._failures.add(EnforcementFailure.EXIT_MISSED)
             self.decision = None
         self.finish = reason

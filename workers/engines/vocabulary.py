@@ -81,3 +81,46 @@ class HuggingFaceVocabulary:
 
     def encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def read_end_ids(path: str) -> frozenset[int]:
+    """The end-of-sequence tokens that a checkpoint's folder names; none where it names none.
+
+    Raises:
+        OSError, ValueError: the folder has neither a generation config nor a usable config.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        configured = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # a checkpoint without a generation config
+        configured = AutoConfig.from_pretrained(path).eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[dict[str, str]], profile: ThinkingProfile) -> list[int]:
+    """Prompt tokens of a conversation by the model's own chat template.
+
+    Raises:
+        EngineError: the template refuses the messages, or they fill the model's context.
+    """
+    try:
+        prompt = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except Exception as error:  # templates raise what they like
+        raise EngineError(
+            f"the model's chat template refuses these messages: {error}",
+            code="invalid_messages",
+            invalid_request=True,
+        ) from error
+    limit = profile.max_context_tokens
+    if len(prompt) >= limit:
+        raise EngineError(
+            f"messages have {len(prompt)} tokens, the model's context holds {limit}",
+            code="context_length_exceeded",
+            invalid_request=True,
+        )
+    return list(prompt)

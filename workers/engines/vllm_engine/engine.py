@@ -6,22 +6,20 @@ Written against vLLM 0.32. ``import vllm`` takes seconds: it happens in :meth:`V
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from experiments.policies import Exit, ExitReason, Policy, Signal
-from workers.engines.base import Delta, EngineError, Finished, GenerationRequest, ThinkingProfile
+from workers.engines.base import EngineError, GenerationRequest, ThinkingProfile
+from workers.engines.driven import DrivenEngine, Emit, MakeDriver
+from workers.engines.driver import Ask, Driver, Notes, Piece
 from workers.engines.vllm_engine import lifeline
 from workers.engines.vllm_engine.plan import ARGUMENT
-from workers.engines.vllm_engine.request import Ask, Driver, Notes, Piece
-from workers.engines.vocabulary import HuggingFaceVocabulary
-
-logger = logging.getLogger(__name__)
+from workers.engines.vocabulary import HuggingFaceVocabulary, encode_chat, read_end_ids
 
 _PACKAGE = "workers.engines.vllm_engine"
 # Branches run beside their requests: as many again may be in the batch.
@@ -75,16 +73,7 @@ class VLLMOptions:
             raise ValueError(f"memory_share must be in (0, 1], got {self.memory_share}")
 
 
-@dataclass(slots=True)
-class _Running:
-    """One request in flight."""
-
-    events: asyncio.Queue[Delta | Finished | EngineError] = field(default_factory=asyncio.Queue)
-    driver: Driver | None = None
-    cancelled: bool = False
-
-
-class VLLMEngine:
+class VLLMEngine(DrivenEngine):
     """Serves one checkpoint with vLLM.
 
     Args:
@@ -94,19 +83,14 @@ class VLLMEngine:
     """
 
     def __init__(self, path: str, profile: ThinkingProfile, options: VLLMOptions | None = None) -> None:
+        self._options = options or VLLMOptions()
+        super().__init__(self._options.max_concurrency)
         self._path = path
         self._profile = profile
-        self._options = options or VLLMOptions()
-        self._running: dict[str, _Running] = {}
-        self._room = asyncio.Semaphore(self._options.max_concurrency)
         self._llm: Any = None
         self._decoder: _AsyncLLMDecoder | None = None
         self._tokenizer: Any = None
         self._vocabulary: HuggingFaceVocabulary | None = None
-
-    @property
-    def max_concurrency(self) -> int:
-        return self._options.max_concurrency
 
     @property
     def unfinished(self) -> int:
@@ -124,43 +108,9 @@ class VLLMEngine:
             raise EngineError(f"vLLM cannot serve {self._path!r}: {error}", code="bad_model") from error
         self._decoder = _AsyncLLMDecoder(self._llm)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta | Finished]:
-        if self._decoder is None or self._vocabulary is None:
-            raise EngineError("the engine is not running", code="unavailable")
-        if request.forced_thinking or request.forced_end:
-            raise EngineError("this engine feeds no recorded thoughts", code="unsupported", invalid_request=True)
-        if (reason := self._refusal(request.policy)) is not None:
-            raise EngineError(reason, code="unsupported", invalid_request=True)
-        if request.id in self._running:
-            raise EngineError(f"request {request.id} is already being decoded", code="duplicate_request")
-        prompt = self._encode(request)
-        running = self._running[request.id] = _Running()
-        driving = asyncio.create_task(self._drive(request, prompt, running))
-        try:
-            while True:
-                event = await running.events.get()
-                if isinstance(event, EngineError):
-                    raise event
-                yield event
-                if isinstance(event, Finished):
-                    return
-        finally:
-            driving.cancel()
-            # Its id is free, and vLLM has been told, before anybody goes on.
-            await asyncio.gather(driving, return_exceptions=True)
-            del self._running[request.id]
-
-    def cancel(self, request_id: str) -> None:
-        running = self._running.get(request_id)
-        if running is not None:
-            running.cancelled = True
-            if running.driver is not None:
-                running.driver.cancel()
-
     async def close(self) -> None:
         llm, self._llm, self._decoder = self._llm, None, None
-        for running in self._running.values():
-            running.events.put_nowait(EngineError("the engine was shut down", code="unavailable"))
+        self._fail_all()
         if llm is not None:
             await asyncio.to_thread(llm.shutdown)
 
@@ -173,13 +123,13 @@ class VLLMEngine:
                 os.environ.setdefault(name, value)
             if options.threads is not None:
                 os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+        from transformers import AutoTokenizer
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(self._path)
-            ends = _end_ids(AutoConfig.from_pretrained(self._path), GenerationConfig, self._path)
+            ends = read_end_ids(self._path)
         except (OSError, ValueError) as error:
             raise EngineError(f"cannot load checkpoint {self._path!r}: {error}", code="bad_model") from error
         self._vocabulary = HuggingFaceVocabulary(self._tokenizer, self._profile, ends)
@@ -221,51 +171,21 @@ class VLLMEngine:
             return f"policy {policy.name} reads the running request, which needs exits in place"
         return None
 
-    def _encode(self, request: GenerationRequest) -> list[int]:
-        try:
-            prompt = self._tokenizer.apply_chat_template(
-                list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except Exception as error:  # templates raise what they like
-            raise EngineError(
-                f"the model's chat template refuses these messages: {error}",
-                code="invalid_messages",
-                invalid_request=True,
-            ) from error
-        limit = self._profile.max_context_tokens
-        if len(prompt) >= limit:
-            raise EngineError(
-                f"messages have {len(prompt)} tokens, the model's context holds {limit}",
-                code="context_length_exceeded",
-                invalid_request=True,
-            )
-        return list(prompt)
+    def _prepare(self, request: GenerationRequest) -> MakeDriver:
+        if self._decoder is None or self._vocabulary is None:
+            raise EngineError("the engine is not running", code="unavailable")
+        if request.forced_thinking or request.forced_end:
+            raise EngineError("this engine feeds no recorded thoughts", code="unsupported", invalid_request=True)
+        if (reason := self._refusal(request.policy)) is not None:
+            raise EngineError(reason, code="unsupported", invalid_request=True)
+        prompt = encode_chat(self._tokenizer, request.messages, self._profile)
+        return partial(self._make_driver, request, prompt)
 
-    async def _drive(self, request: GenerationRequest, prompt: list[int], running: _Running) -> None:
-        asked = time.monotonic()
-        try:
-            async with self._room:
-                decoder, vocabulary = self._decoder, self._vocabulary
-                if decoder is None or vocabulary is None:
-                    raise EngineError("the engine was shut down", code="unavailable")
-                driver = Driver(
-                    request,
-                    prompt,
-                    vocabulary,
-                    self._profile,
-                    decoder,
-                    running.events.put_nowait,
-                    in_place=self._options.in_place,
-                )
-                running.driver = driver
-                if running.cancelled:
-                    driver.cancel()
-                await driver.run(time.monotonic() - asked)
-        except EngineError as error:
-            running.events.put_nowait(error)
-        except Exception as error:
-            logger.exception("request %s failed in vLLM", request.id)
-            running.events.put_nowait(EngineError(f"decoding failed: {error}"))
+    def _make_driver(self, request: GenerationRequest, prompt: list[int], emit: Emit) -> Driver:
+        decoder, vocabulary = self._decoder, self._vocabulary
+        if decoder is None or vocabulary is None:
+            raise EngineError("the engine was shut down", code="unavailable")
+        return Driver(request, prompt, vocabulary, self._profile, decoder, emit, in_place=self._options.in_place)
 
 
 class _AsyncLLMDecoder:
@@ -322,13 +242,3 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _end_ids(config: Any, generation: Any, path: str) -> frozenset[int]:
-    try:
-        configured = generation.from_pretrained(path).eos_token_id
-    except OSError:  # a checkpoint without a generation config
-        configured = config.eos_token_id
-    if configured is None:
-        return frozenset()
-    return frozenset([configured] if isinstance(configured, int) else configured)

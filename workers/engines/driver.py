@@ -1,8 +1,10 @@
-"""One request on its way through vLLM: its own stream, its branches, and its exit.
+"""One request on its way through a decoder with a prefix cache: its own stream, its branches, and its exit.
 
-Thinking runs ahead of its branches: vLLM decodes a trial answer beside the request, in the same batch, on the blocks of
-the prefix cache that the request itself has filled. When an observation decides, the sampler is told to write the end
-of thinking; what was decoded since the probe point is overrun. Nothing is aborted and nothing is prefilled again.
+The decoder is vLLM in this worker or a server elsewhere. Thinking runs ahead of its branches: a trial answer is decoded
+beside the request, in the same batch, on the blocks of the prefix cache that the request itself has filled. When an
+observation decides, a sampler that can be told (in place) writes the end of thinking, and nothing is prefilled again;
+otherwise the stream is left, and decoding goes on from the text so far with the end of thinking behind it. What was
+decoded since the probe point is overrun.
 """
 
 from __future__ import annotations
@@ -24,15 +26,16 @@ from workers.engines.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What vLLM is asked to decode.
+    """What a decoder is asked to decode.
 
     Attributes:
         id: unique among all that is in flight.
         prompt: token ids.
-        temperature, top_p, seed: sampling of vLLM.
+        temperature, top_p, seed: how tokens are drawn.
         max_tokens: the most it may decode.
         plan: for the sampler; None: it leaves the request alone.
         logprobs: whether the log-probability of each token is wanted.
+        branch: whether this is a trial answer rather than the request itself.
     """
 
     id: str
@@ -43,21 +46,24 @@ class Ask:
     seed: int | None = None
     plan: Plan | None = None
     logprobs: bool = False
+    branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What vLLM decoded since the last piece.
+    """What was decoded since the last piece.
 
     Attributes:
         tokens: ids.
         logprobs: natural, of each token; empty unless asked for.
-        cached: tokens of the prompt that the prefix cache held.
+        cached: tokens of the prompt that the prefix cache held; None: not known (yet).
+        limited: whether decoding ended here at a limit of the decoder's own.
     """
 
     tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    cached: int
+    logprobs: tuple[float, ...] = ()
+    cached: int | None = None
+    limited: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +80,7 @@ class Notes:
 
 
 class Decoder(Protocol):
-    """vLLM as a request sees it."""
+    """What decodes, as a request sees it."""
 
     def decode(self, ask: Ask) -> AsyncIterator[Piece]:
         """Decode; closing the iterator aborts."""
@@ -97,7 +103,7 @@ class Driver:
         prompt: its token ids.
         vocabulary: of the model.
         profile: how the model thinks.
-        decoder: vLLM.
+        decoder: what decodes.
         emit: takes the events of the request, in order.
         in_place: whether the sampler can end thinking; otherwise the request is aborted and continued.
     """
@@ -164,7 +170,7 @@ class Driver:
             part += 1
 
     async def _follow(self, ask: Ask, *, count_prefill: bool) -> bool:
-        """Take the tokens of one stream. False: it was left for an exit that vLLM does not apply itself."""
+        """Take the tokens of one stream. False: it was left for an exit that the decoder does not apply itself."""
         self._reader = asyncio.create_task(self._read(ask, count_prefill))
         try:
             await asyncio.wait({self._reader})
@@ -178,16 +184,19 @@ class Driver:
         if self._leaving:
             self._leaving = False
             return False
-        raise RuntimeError(f"vLLM ended request {self.request.id} before its end")
+        raise RuntimeError(f"decoding of request {self.request.id} stopped before its end")
 
     async def _read(self, ask: Ask, count_prefill: bool) -> None:
-        async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if count_prefill:
-                    self.transcript.add_prefill(len(ask.prompt) - piece.cached)
-                    count_prefill = False
-                if self._take(piece) or self._leaving:
-                    return
+        came, cached = False, None
+        try:
+            async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    came, cached = True, piece.cached if piece.cached is not None else cached
+                    if self._take(piece) or self._leaving:
+                        return
+        finally:
+            if came and count_prefill:
+                self._count_prefill(ask, cached)
 
     def _leave(self) -> None:
         """Stop reading the stream, which aborts it."""
@@ -195,6 +204,9 @@ class Driver:
         # The reader itself returns after its piece: cancelled, it could not even abort.
         if self._reader is not None and self._reader is not asyncio.current_task():
             self._reader.cancel()
+
+    def _count_prefill(self, ask: Ask, cached: int | None) -> None:
+        self.transcript.add_prefill(len(ask.prompt) - (cached or 0), known=cached is not None)
 
     def _take(self, piece: Piece) -> bool:
         """Take tokens; whether the request has ended."""
@@ -208,6 +220,8 @@ class Driver:
                     break  # what came after it is dropped: nobody has seen it
             elif step is Step.PROBE and self.request.policy.needs_branch:
                 self._branch()
+        if piece.limited and not self._leaving:
+            self.transcript.limit()
         self._flush()
         return self.transcript.finish is not None
 
@@ -290,19 +304,20 @@ class Driver:
         """Decode one branch; what it decoded is counted whatever becomes of it."""
         policy = self.request.policy
         entropy = Signal.END_ENTROPY in policy.signals
-        ask = Ask(key, prompt, limit, plan=Plan(key=key, entropy=True) if entropy else None, logprobs=True)
+        ask = Ask(key, prompt, limit, plan=Plan(key=key, entropy=True) if entropy else None, logprobs=True, branch=True)
         tokens: list[int] = []
         logprobs: list[float] = []
-        uncached: int | None = None
+        cached: int | None = None
         try:
             async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     tokens += piece.tokens
                     logprobs += piece.logprobs
-                    if uncached is None:
-                        uncached = len(prompt) - piece.cached
+                    cached = piece.cached if piece.cached is not None else cached
         finally:
-            self.transcript.add_probe(len(tokens), uncached or 0)
+            if tokens:  # else it was dropped before it had begun
+                self.transcript.add_probe(len(tokens))
+                self._count_prefill(ask, cached)
         readings = (await self._decoder.notes(key)).readings if entropy else ()
         ended = bool(tokens) and tokens[-1] in self._vocabulary.end_ids
         trial = None

@@ -1,0 +1,26 @@
+"""Model profiles may name an OpenAI-compatible server."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("experiments", "0004_named_graders"),
+    ]
+
+    operations = [
+        migrations.AlterField(
+            model_name="modelprofile",
+            name="engine",
+            field=models.CharField(
+                choices=[
+                    ("transformers", "transformers (PyTorch)"),
+                    ("vllm", "vLLM"),
+                    ("scripted", "scripted (for tests)"),
+                    ("openai", "OpenAI-compatible server"),
+                ],
+                default="transformers",
+                max_length=32,
+            ),
+        ),
+    ]
