@@ -12,7 +12,6 @@ from workers.engines.scripted_engine import END, WordVocabulary, split_words
 from workers.engines.vllm_engine.in_place import Control, Row, apply
 from workers.engines.vllm_engine.plan import Plan
 
-
 # Width of the logits: more words than any script here has.
 WIDTH = 64
 
