@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import AsyncIterator
 
 import pytest
@@ -20,7 +21,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """AsyncLLM lives in one event loop: all tests of this folder share the session's."""
     for item in items:
-        if item.path.parent.name == "vllm":
+        if item.path.parent.name == "vllm" and inspect.iscoroutinefunction(getattr(item, "function", None)):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 

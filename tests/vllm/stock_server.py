@@ -21,7 +21,7 @@ import psutil
 
 from workers.engines.vllm_engine.engine import _CPU_ENVIRONMENT
 
-START_SECONDS = 240.0
+START_SECONDS = 480.0
 STOP_SECONDS = 60.0
 REQUEST_SECONDS = 120.0
 
