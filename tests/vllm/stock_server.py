@@ -65,7 +65,7 @@ def serving(model: str, plugin: Path, folder: Path, *arguments: str) -> Iterator
 
     Args:
         model: folder of the checkpoint.
-        plugin: folder that holds the installed wheel; the only one on the import path.
+        plugin: folder that holds the installed wheel.
         folder: working directory; the server's log is written there.
         arguments: for the server besides.
     """
@@ -75,7 +75,12 @@ def serving(model: str, plugin: Path, folder: Path, *arguments: str) -> Iterator
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "m"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--block-size", "32"]
     command += ["--dtype", "float32", "--max-model-len", "1024", *arguments]
-    environment = {**os.environ, **_CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(plugin)}
+    environment = {
+        **os.environ,
+        **_CPU_ENVIRONMENT,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join((str(plugin), str(_blocked(folder)))),
+    }
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -85,6 +90,15 @@ def serving(model: str, plugin: Path, folder: Path, *arguments: str) -> Iterator
         yield server
     finally:
         _stop(server, log)
+
+
+def _blocked(folder: Path) -> Path:
+    """A folder for the import path in which this repository's packages cannot be imported, wherever else they lie."""
+    blocked = folder / "blocked"
+    blocked.mkdir()
+    for package in ("experiments", "workers", "curtail"):
+        (blocked / f"{package}.py").write_text(f"raise ImportError('{package} is not in a stock server')\n")
+    return blocked
 
 
 def _await_health(server: StockServer, log: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,12 +66,6 @@ def thinking(server: StockServer, reply: Reply) -> list[int]:
     (close,) = server.post("/tokenize", {"model": "m", "prompt": CLOSE, "add_special_tokens": False}).body["tokens"]
     assert own.count(close) == 1
     return own[: own.index(close)]
-
-
-def test_the_repository_is_not_importable_in_the_server(server: StockServer) -> None:
-    for process in server.family():
-        paths = {process.environ().get("PYTHONPATH", ""), process.cwd()}
-        assert not any((Path(path) / "workers").exists() for path in paths)
 
 
 def test_a_request_without_a_plan_is_untouched(server: StockServer, plain: str) -> None:
