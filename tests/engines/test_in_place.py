@@ -189,19 +189,19 @@ def test_a_decision_is_known_before_the_first_closing_token_has_come_back() -> N
 def cases(draw: st.DrawFn) -> tuple[ScriptedModel, Policy, dict[str, Any]]:
     """A model with random words and margins, and a policy that a sampler can apply by itself."""
     thinking = draw(st.lists(st.sampled_from(["a ", "b ", "\n", "</"]), max_size=25))
-    margins = draw(st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0, 20.0]), min_size=40, max_size=40))
+    margins = draw(st.dictionaries(st.integers(1, 25), st.sampled_from([0.0, 0.25, 1.0, 3.0]), max_size=8))
     close, opens = draw(st.sampled_from([CLOSE, SPLIT_CLOSE])), draw(st.sampled_from([(), OPEN, SPLIT_OPEN]))
     end = len(opens) + len(thinking)
     model = ScriptedModel(
         [*opens, *thinking, *close],
         # Where the model itself goes on with the end of thinking the margin is nothing.
         margin=lambda n: (
-            0.0 if n == end or thinking[n - len(opens) : n - len(opens) + 1] == [close[0]] else margins[n % 40]
+            0.0 if n == end or thinking[n - len(opens) : n - len(opens) + 1] == [close[0]] else margins.get(n, 20.0)
         ),
         open_tag=opens or OPEN,
         close_tag=close,
     )
-    cap = draw(st.none() | st.integers(1, 30))
+    cap = draw(st.none() | st.integers(1, 4) | st.integers(5, 12))
     wrap_up = draw(st.sampled_from(["", "\n", WRAP_UP]))
     if cap is not None and draw(st.booleans()):
         policy: Policy = TokenBudget(max_thinking_tokens=cap, wrap_up=wrap_up)
@@ -217,13 +217,13 @@ def cases(draw: st.DrawFn) -> tuple[ScriptedModel, Policy, dict[str, Any]]:
     options = {
         "template_opens_thinking": not opens,
         "step_boundary": draw(st.sampled_from(["", "\n"])),
-        "client_cap": draw(st.none() | st.integers(1, 30)),
+        "client_cap": draw(st.none() | st.integers(1, 20)),
     }
     return model, policy, options
 
 
 @given(cases())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_a_sampler_decides_what_a_sequence_decides(case: tuple[ScriptedModel, Policy, dict[str, Any]]) -> None:
     model, policy, options = case
     decoding, expected = sampler(model, policy, **options), decode(model, policy, **options)
@@ -241,18 +241,17 @@ def test_a_sampler_decides_what_a_sequence_decides(case: tuple[ScriptedModel, Po
     assert [value for _, value in decoding.control.readings] == pytest.approx([o.end_margin for o in seen], abs=1e-5)
 
 
-@given(cases(), st.lists(st.integers(0, 40), max_size=4))
+@given(cases())
 @settings(max_examples=100, deadline=None)
 def test_parts_of_a_prompt_between_two_tokens_change_nothing(
-    case: tuple[ScriptedModel, Policy, dict[str, Any]], places: list[int]
+    case: tuple[ScriptedModel, Policy, dict[str, Any]],
 ) -> None:
     model, policy, options = case
     plain, decoding = sampler(model, policy, **options), sampler(model, policy, **options)
     word = ""
     while word != END:
-        if len(decoding.tokens) in places:
-            # The logits of a part belong to another place; what is sampled from them is thrown away.
-            decoding.look(torch.zeros(1, WIDTH))
+        # The logits of a part belong to another place; what is sampled from them is thrown away.
+        decoding.look(torch.zeros(1, WIDTH))
         word = decoding.step()
     assert decoding.words == plain.run()
     assert decoding.control.readings == plain.control.readings
@@ -327,7 +326,7 @@ def test_a_request_that_joins_again_by_its_key_goes_on_where_it_was(after: int) 
     assert [thinking for thinking, _ in decoding.control.readings] == [3, 6]
 
 
-@given(cases(), st.integers(0, 40))
+@given(cases(), st.integers(0, 20))
 @settings(max_examples=100, deadline=None)
 def test_a_budget_without_a_key_survives_a_preemption_anywhere(
     case: tuple[ScriptedModel, Policy, dict[str, Any]], after: int
