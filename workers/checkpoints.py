@@ -44,4 +44,24 @@ def make_engine(checkpoint: ServedCheckpoint) -> Engine:
             max_concurrency=settings.ENGINE_MAX_CONCURRENCY,
             threads=settings.ENGINE_THREADS,
         )
+    if checkpoint.engine == ModelProfile.Engine.VLLM:
+        from workers.engines.vllm_engine.engine import VLLMEngine, VLLMOptions
+
+        options = VLLMOptions(
+            max_concurrency=settings.ENGINE_MAX_CONCURRENCY,
+            threads=settings.ENGINE_THREADS,
+            dtype=settings.VLLM_DTYPE,
+            tensor_parallel=settings.VLLM_TENSOR_PARALLEL,
+            block_size=settings.VLLM_BLOCK_SIZE,
+            memory_share=settings.VLLM_MEMORY_SHARE,
+            in_place=settings.VLLM_IN_PLACE,
+            enforce_eager=settings.VLLM_ENFORCE_EAGER,
+        )
+        return VLLMEngine(checkpoint.path, checkpoint.profile, options)
+    if checkpoint.engine == ModelProfile.Engine.SCRIPTED:
+        from workers.engines.scripted_engine import ScriptedEngine, read_scripts
+
+        return ScriptedEngine(
+            read_scripts(checkpoint.path), checkpoint.profile, max_concurrency=settings.ENGINE_MAX_CONCURRENCY
+        )
     raise EngineError(f"no engine {checkpoint.engine!r}", code="bad_model")

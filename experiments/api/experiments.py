@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Router, Schema
 from ninja.errors import HttpError
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from experiments.api.auth import KeyAuth
 from experiments.models import Experiment, Snapshot
+from experiments.policies import policies_schema
 from experiments.services.declarations import declare
 from experiments.services.errors import InvalidInput
 from experiments.services.exports import course, snapshot_csv
@@ -28,7 +29,7 @@ class VariantOut(Schema):
 
     key: str
     is_control: bool
-    policy: dict[str, Any]
+    policy: Annotated[dict[str, Any], WithJsonSchema(policies_schema())]
     checkpoint: str
     weight: float
     reverted_at: datetime | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from django.http import HttpRequest
@@ -29,11 +30,21 @@ class LabelIn(Schema):
     score: float | None = None
 
 
+class FailedLabelOut(Schema):
+    """A label that is stored but could not be graded: it counts as none until another one replaces it."""
+
+    completion_id: str
+    source: str
+    failure: Literal["timeout", "reference", "judge"]
+    detail: str
+
+
 class LabelsOut(Schema):
-    """How many labels were stored, and how many of them are graded already."""
+    """How many labels were stored, how many of them are graded already, and those that could not be graded."""
 
     stored: int
     graded: int
+    failed: list[FailedLabelOut]
 
 
 @router.post(
@@ -56,7 +67,8 @@ def submit_labels(request: HttpRequest) -> LabelsOut:
     if not 1 <= len(lines) <= MAX_LABELS:
         raise InvalidInput(f"labels must be from 1 to {MAX_LABELS} in a request, got {len(lines)}", "labels")
     report = service.submit_labels([_label(number, line) for number, line in enumerate(lines, 1)])
-    return LabelsOut(stored=report.stored, graded=report.graded)
+    failed = [FailedLabelOut(**dataclasses.asdict(label)) for label in report.failed]
+    return LabelsOut(stored=report.stored, graded=report.graded, failed=failed)
 
 
 def _is_single(request: HttpRequest) -> bool:

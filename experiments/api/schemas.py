@@ -8,6 +8,7 @@ from typing import Any
 from django.http import HttpRequest
 from ninja import Router
 
+from experiments.policies import policies_schema
 from experiments.statistics.schema import json_schema
 from experiments.statistics.snapshot import SCHEMA_VERSION, Snapshot
 
@@ -18,6 +19,12 @@ router = Router(tags=["schemas"])
 def read_snapshot_schema(request: HttpRequest) -> dict[str, Any]:
     """JSON Schema of a snapshot; it changes with its schema_version only."""
     return _snapshot_schema()
+
+
+@router.get("/policies", response=dict[str, Any])
+def read_policies_schema(request: HttpRequest) -> dict[str, Any]:
+    """JSON Schema of a policy: every policy with its parameters, their units, defaults and bounds, and its signals."""
+    return policies_schema()
 
 
 @cache

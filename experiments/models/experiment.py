@@ -138,6 +138,13 @@ class Phase(models.Model):
     experiment = models.ForeignKey(Experiment, on_delete=models.CASCADE, related_name="phases")
     number = models.PositiveSmallIntegerField()
     weights = models.JSONField(help_text="Weight of each variant by key, as it was in this phase.")
+    grading = models.CharField(
+        max_length=100,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Identity of the grader whose labels count; empty: any, in phases from before it was kept.",
+    )
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
     counted_until = models.DateTimeField(

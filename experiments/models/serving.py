@@ -11,6 +11,8 @@ class ModelProfile(models.Model):
 
     class Engine(models.TextChoices):
         TRANSFORMERS = "transformers", "transformers (PyTorch)"
+        VLLM = "vllm", "vLLM"
+        SCRIPTED = "scripted", "scripted (for tests)"
 
     name = models.SlugField(max_length=64, unique=True)
     engine = models.CharField(max_length=32, choices=Engine.choices, default=Engine.TRANSFORMERS)
@@ -29,9 +31,13 @@ class ModelProfile(models.Model):
     answer_pattern = models.CharField(
         max_length=256,
         blank=True,
-        help_text="Regular expression of the answer; empty: all text after thinking.",
+        help_text="Where the answer is: boxed:, final:, json:path.to.field or a regular expression; "
+        "empty: all text after thinking.",
     )
     grader = models.CharField(max_length=64, default="exact_match")
+    grader_options = models.JSONField(
+        default=dict, db_default={}, blank=True, help_text="Options of the grader by name; what is left out is default."
+    )
     max_context_tokens = models.PositiveIntegerField(validators=[MinValueValidator(1)])
     temperature = models.FloatField(
         default=0.0,

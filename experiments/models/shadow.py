@@ -33,6 +33,12 @@ class ShadowRun(models.Model):
     answer = models.TextField(blank=True)
     agrees = models.BooleanField(null=True, help_text="Whether both answers are equal after normalising.")
     correct = models.BooleanField(null=True, help_text="Of the shadow's answer, where there is a reference.")
+    awaits_grading = models.BooleanField(
+        default=False, db_default=False, help_text="To be graded by a grader that may take any time."
+    )
+    grading_failure = models.CharField(
+        max_length=16, blank=True, default="", db_default="", help_text="Why it could not be graded, as of labels."
+    )
     exit_reason = models.CharField(max_length=32, blank=True)
     decision_step = models.PositiveIntegerField(null=True)
     thinking_tokens = models.PositiveIntegerField(default=0)
@@ -45,7 +51,10 @@ class ShadowRun(models.Model):
     completed_at = models.DateTimeField(null=True)
 
     class Meta:
-        indexes = [models.Index(fields=["queued_at"], condition=Q(state="queued"), name="shadow_queued")]
+        indexes = [
+            models.Index(fields=["queued_at"], condition=Q(state="queued"), name="shadow_queued"),
+            models.Index(fields=["completed_at"], condition=Q(awaits_grading=True), name="shadow_awaits_grading"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.admission_id}"

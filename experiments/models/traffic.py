@@ -93,7 +93,16 @@ class Completion(models.Model):
         output_field=models.PositiveIntegerField(),
         db_persist=True,
     )
+    prefill_tokens = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Computed anew for probes and continuations, because no cache held them."
+    )
     probes = models.PositiveIntegerField(default=0)
+    enforcement_failures = models.CharField(
+        max_length=128,
+        blank=True,
+        db_default="",
+        help_text="How the decided exit was not put into effect as it should have been; comma-separated.",
+    )
     messages = models.JSONField(null=True)
     thinking = models.TextField(blank=True)
     text = models.TextField(blank=True, help_text="What the client got after the thinking.")
@@ -120,12 +129,31 @@ class Label(models.Model):
         FEEDBACK = "feedback", "User feedback"
         AGREEMENT = "agreement", "Agreement with the full answer"
 
+    class Failure(models.TextChoices):
+        NONE = "", "None"
+        TIMEOUT = "timeout", "The grader timed out"
+        REFERENCE = "reference", "The grader cannot use the reference"
+        JUDGE = "judge", "The grader failed"
+
     admission = models.ForeignKey(Admission, on_delete=models.PROTECT, related_name="labels")
     source = models.CharField(max_length=16, choices=Source.choices)
     grader = models.CharField(max_length=64)
     grader_version = models.PositiveSmallIntegerField()
+    grader_options = models.JSONField(default=dict, db_default={})
+    grading = models.CharField(
+        max_length=100, default="", db_default="", help_text="Identity of the grader: name, version, hash of options."
+    )
     reference = models.TextField(blank=True)
-    correct = models.BooleanField(null=True, help_text="Empty until the completion is stored.")
+    correct = models.BooleanField(null=True, help_text="Empty until it is graded, and where grading failed.")
+    failure = models.CharField(
+        max_length=16,
+        choices=Failure.choices,
+        blank=True,
+        default=Failure.NONE,
+        db_default="",
+        help_text="Why it could not be graded: such a label counts as none.",
+    )
+    failure_detail = models.CharField(max_length=200, blank=True, default="", db_default="")
     score = models.PositiveSmallIntegerField(
         null=True, help_text="Percent, of a source that predicts correctness (judge, feedback, agreement)."
     )
@@ -136,7 +164,11 @@ class Label(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["admission", "source"], name="one_label_per_source"),
         ]
-        indexes = [models.Index(fields=["admission"], condition=Q(correct=None, score=None), name="label_ungraded")]
+        indexes = [
+            models.Index(
+                fields=["admission"], condition=Q(correct=None, score=None, failure=""), name="label_awaits_grading"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.source} label of {self.admission_id}"

@@ -150,3 +150,28 @@ def policy_schema(cls: type[Policy]) -> dict[str, Any]:
         "required": required,
         "additionalProperties": False,
     }
+
+
+def policies_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of the JSON form of any policy.
+
+    Each alternative also says, as annotations, which ``signals`` it reads, which features it is ``eligible``
+    for (requests beyond plain text), and its ``source``.
+    """
+    return {
+        "title": "Policy",
+        "oneOf": [
+            {
+                "title": cls.title,
+                "description": cls.summary,
+                "type": "object",
+                "properties": {"name": {"const": name}, "parameters": policy_schema(cls)},
+                "required": ["name", "parameters"] if policy_schema(cls)["required"] else ["name"],
+                "additionalProperties": False,
+                "signals": sorted(cls.signals),
+                "eligible": sorted(cls.eligible),
+                "source": cls.source,
+            }
+            for name, cls in POLICIES.items()
+        ],
+    }

@@ -33,7 +33,7 @@ WITH picked AS (
     SELECT a.id, a.variant_id, a.unit_hash, a.segment, a.admitted_at, k.values AS counted,
            c.thinking_tokens, c.answer_tokens, c.probe_tokens, c.overrun_tokens, c.latency_seconds,
            coalesce(c.outcome, 'timeout') AS outcome, c.finish_reason, c.answer,
-           coalesce(c.deliveries, 1) AS deliveries,
+           coalesce(c.deliveries, 1) AS deliveries, coalesce(c.enforcement_failures, '') AS enforcement_failures,
            CASE WHEN %(source)s = 'audit' THEN a.audited::int ELSE 1 END AS due,
            CASE WHEN c.outcome = 'answered' THEN l.correct::int
                 WHEN %(source)s = 'audit' THEN CASE WHEN a.audited THEN 0 END
@@ -45,6 +45,7 @@ WITH picked AS (
     FROM picked a
     LEFT JOIN experiments_completion c ON c.id = a.id
     LEFT JOIN experiments_label l ON l.admission_id = a.id AND l.source = %(source)s
+         AND (%(grading)s = '' OR l.grading IN (%(grading)s, 'person/1'))
     LEFT JOIN experiments_label x ON x.admission_id = a.id AND x.source = %(proxy)s
     LEFT JOIN experiments_label f ON f.admission_id = a.id AND f.source = 'feedback'
     LEFT JOIN experiments_exposure e ON e.admission_id = a.id
@@ -67,7 +68,7 @@ SELECT id, variant_id, unit_hash, segment, treatment_id, counted, latency_second
        coalesce(correct, 0) AS correct_answers,
        CASE WHEN correct IS NULL THEN 0 ELSE proxy END AS labelled_proxy, proxy,
        (feedback IS NOT NULL)::int AS feedback, coalesce(feedback < {_UNDECIDED}, false)::int AS negative,
-       prompt_characters,
+       prompt_characters, (enforcement_failures <> '')::int AS unenforced,
        (kind IS NOT NULL)::int AS pairs, (NOT coalesce(agrees, true))::int AS disagreements,
        (graded.yes)::int AS graded,
        (graded.yes AND control_right AND treatment_right)::int AS both_right,
@@ -181,6 +182,7 @@ def read(experiment: Experiment, window: Window, changed: Sequence[str]) -> Batc
         "lost_before": window.lost_before,
         "changed": list(changed),
         "source": experiment.estimand_source,
+        "grading": window.phase.grading,
         "proxy": experiment.proxy_source,
         "slow_after": slow_after(experiment.guardrails),
     }

@@ -12,12 +12,13 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from experiments.assignment import bucket_ranges
-from experiments.models import Checkpoint, Experiment, ModelProfile, Phase, UseCase, Variant
+from experiments.models import Checkpoint, Experiment, Phase, UseCase, Variant
 from experiments.services import audit
 from experiments.services.changes import announce_change
 from experiments.services.declarations import DEFAULT_GUARDRAILS
 from experiments.services.errors import InvalidInput, WrongState
-from experiments.services.registry import check_between, valid_policy
+from experiments.services.graders import model_grader
+from experiments.services.registry import check_between, check_capability, valid_policy
 from experiments.statistics.guardrails import to_json
 
 State = Experiment.State
@@ -166,13 +167,18 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     variants = list(experiment.variants.select_related("checkpoint__model"))
     bucket_ranges([variant.weight for variant in variants], experiment.coverage)
     for variant in variants:
-        valid_policy(variant.policy)
-        if variant.checkpoint.model.engine not in ModelProfile.Engine.values:
-            raise InvalidInput(f"no engine {variant.checkpoint.model.engine!r} serves {variant.checkpoint}")
+        _check_capability(variant, experiment.shadow_share)
     experiment.started_at = timezone.now()
     _move(actor, "start", experiment, State.RUNNING, why)
     open_phase(experiment)
     return experiment
+
+
+def _check_capability(variant: Variant, shadow_share: float) -> None:
+    """Raise InvalidInput where the engine of a variant can't do what its policy or the shadow runs need."""
+    traits = check_capability(variant.checkpoint.model, variant.policy, f"variants.{variant.key}.policy")
+    if shadow_share > 0 and not traits.feeds_records:
+        raise InvalidInput(f"shadow_share must be 0 with {traits.title}: it feeds no recorded thoughts", "shadow_share")
 
 
 @transaction.atomic
@@ -266,12 +272,14 @@ def open_phase(experiment: Experiment) -> None:
     """
     _close_phase(experiment)
     last = experiment.phases.order_by("-number").first()
-    staying = list(experiment.variants.filter(reverted_at=None))
+    staying = list(experiment.variants.filter(reverted_at=None).select_related("checkpoint__model"))
     total = math.fsum(variant.weight for variant in staying)
     Phase.objects.create(
         experiment=experiment,
         number=last.number + 1 if last else 1,
         weights={variant.key: variant.weight / total for variant in staying},
+        # All variants are of one model; labels by another grader, or another version of it, do not count.
+        grading=model_grader(staying[0].checkpoint.model).identity if staying else "",
         started_at=timezone.now(),
     )
 

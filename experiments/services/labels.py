@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
-from experiments.grading import MAX_REFERENCE_LENGTH, Grader, grader_by_name, normalise_answer
+from experiments.grading import MAX_REFERENCE_LENGTH, Grader, normalise_answer
 from experiments.models import Admission, Completion, Experiment, Label
 from experiments.services import shadow
 from experiments.services.errors import InvalidInput
+from experiments.services.graders import grader_of, graders_of_admissions
+from experiments.services.isolated_grading import grade_waiting
+from experiments.services.judging import MAX_DETAIL_LENGTH
 from experiments.services.recounting import hold_grading_lock, mark_changed
 
 # What each source says: a reference that is graded here, a judgement on correctness, or a prediction of it.
 _REFERENCES = {Label.Source.REFERENCE, Label.Source.AUDIT}
 _PREDICTIONS = {Label.Source.JUDGE, Label.Source.FEEDBACK}
+# Who submits labels waits at most so long for graders that may take any time; a worker grades the rest.
+_GRADE_WITHIN_SECONDS = 20.0
+# The grader of an auditor's own judgement, which counts whatever the model's grader is.
+PERSON = "person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +47,38 @@ class NewLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedLabel:
+    """A label that is stored but could not be graded: it counts as none.
+
+    Attributes:
+        completion_id: whose.
+        source: of the label.
+        failure: ``timeout``, ``reference`` or ``judge``.
+        detail: the failure in words.
+    """
+
+    completion_id: str
+    source: str
+    failure: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class LabelReport:
     """What became of a batch of labels.
 
     Attributes:
         stored: labels stored or corrected.
-        graded: how many of them need no more grading; the rest are graded when their completion is stored.
+        graded: how many of them are graded or need no grading; of the rest those that did not fail are graded
+            when their completion is stored, or by a worker within seconds.
+        failed: those that could not be graded.
     """
 
     stored: int
     graded: int
+    failed: tuple[FailedLabel, ...] = ()
 
 
-@transaction.atomic
 def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
     """Store labels that come after their request; a second one of a source corrects the first.
 
@@ -61,21 +88,40 @@ def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
     for number, label in enumerate(labels, 1):
         _check(f"labels[{number}]", label)
     latest = {(label.completion_id, label.source): label for label in labels}
+    _submit(labels, latest)
+    ids = [pk for pk, _ in latest]
+    grade_waiting(ids, within=_GRADE_WITHIN_SECONDS)
+    return _report(latest)
+
+
+@transaction.atomic
+def _submit(labels: Sequence[NewLabel], latest: Mapping[tuple[str, str], NewLabel]) -> None:
     hold_grading_lock()
-    graders = _graders([pk for pk, _ in latest])
+    graders = graders_of_admissions([pk for pk, _ in latest])
     if unknown := [pk for pk, _ in latest if pk not in graders]:
         raise InvalidInput(
             f"completion_id {unknown[0]!r} is unknown ({len(unknown)} of {len(latest)} are); "
             "a completion can be labelled once its admission is stored, within a second of the request",
             "completion_id",
         )
+    for number, label in enumerate(labels, 1):
+        _check_gradable(f"labels[{number}]", label, graders[label.completion_id])
     _store(latest.values(), graders)
     ids = [pk for pk, _ in latest]
     grade_stored(ids)
     shadow.grade_again(ids)
     mark_changed(ids)
-    waiting = Label.objects.filter(admission_id__in=ids, correct=None, score=None).values_list("admission_id", "source")
-    return LabelReport(len(latest), len(latest) - len(set(waiting) & set(latest)))
+
+
+def _report(latest: Mapping[tuple[str, str], NewLabel]) -> LabelReport:
+    ungraded = Label.objects.filter(admission_id__in=[pk for pk, _ in latest], correct=None, score=None)
+    ours = [row for row in ungraded.order_by("admission_id", "source") if (row.admission_id, row.source) in latest]
+    failed = [row for row in ours if row.failure]
+    return LabelReport(
+        len(latest),
+        len(latest) - len(ours),
+        tuple(FailedLabel(row.admission_id, row.source, row.failure, row.failure_detail) for row in failed),
+    )
 
 
 def _check(where: str, label: NewLabel) -> None:
@@ -112,10 +158,20 @@ def _check_reference(where: str, reference: str | None) -> None:
         )
 
 
+def _check_gradable(where: str, label: NewLabel, grader: Grader) -> None:
+    """What a request's own reference is found to be only when it is stored is an error here."""
+    if label.reference is None:
+        return
+    try:
+        grader.check_reference(label.reference)
+    except ValueError as error:
+        raise InvalidInput(f"{where}.{error}", "reference") from error
+
+
 def audit_queue(experiment: Experiment, limit: int) -> list[str]:
-    """Ids of the newest answered completions that the audit drew and nobody has labelled yet."""
+    """Ids of the newest answered completions that the audit drew and that have no label, or one not gradable."""
     answered = Completion.objects.filter(outcome=Completion.Outcome.ANSWERED).values("id")
-    labelled = Label.objects.filter(source=Label.Source.AUDIT).values("admission_id")
+    labelled = Label.objects.filter(source=Label.Source.AUDIT, failure="").values("admission_id")
     drawn = Admission.objects.filter(phase__experiment=experiment, audited=True, id__in=answered)
     return list(drawn.exclude(id__in=labelled).order_by("-admitted_at").values_list("id", flat=True)[:limit])
 
@@ -125,41 +181,54 @@ def label_from_admissions(admission_ids: Sequence[str]) -> None:
     rows = Admission.objects.filter(pk__in=admission_ids, reference__isnull=False)
     references = {pk: reference for pk, reference in rows.values_list("pk", "reference") if reference is not None}
     if references:
-        _store([NewLabel(pk, reference) for pk, reference in references.items()], _graders(list(references)))
+        _store(
+            [NewLabel(pk, reference) for pk, reference in references.items()], graders_of_admissions(list(references))
+        )
 
 
 def grade_stored(completion_ids: Sequence[str]) -> int:
     """Grade the ungraded labels of these completions, as far as the completions are stored.
 
-    An error, a timeout or a cancellation is an outcome: it counts as incorrect.
+    An error, a timeout or a cancellation is an outcome: it counts as incorrect. What needs an isolated grader is
+    left for :func:`experiments.services.isolated_grading.grade_waiting`.
     """
-    labels = list(Label.objects.select_for_update().filter(admission_id__in=completion_ids, correct=None, score=None))
+    waiting = Label.objects.select_for_update().filter(
+        admission_id__in=completion_ids, correct=None, score=None, failure=""
+    )
+    labels = list(waiting)
     ended = Completion.objects.in_bulk([label.admission_id for label in labels])
-    graded = [label for label in labels if label.admission_id in ended]
-    for label in graded:
-        completion = ended[label.admission_id]
-        label.correct = completion.outcome == Completion.Outcome.ANSWERED and grader_by_name(label.grader).grade(
-            completion.answer, label.reference
-        )
-        label.updated_at = timezone.now()
-    Label.objects.bulk_update(graded, ["correct", "updated_at"])
+    graded = [label for label in labels if label.admission_id in ended and _grade(label, ended[label.admission_id])]
+    Label.objects.bulk_update(
+        graded, ["correct", "failure", "failure_detail", "grader_version", "grading", "updated_at"]
+    )
     return len(graded)
 
 
-def _graders(admission_ids: Sequence[str]) -> dict[str, Grader]:
-    """The grader of each known admission's model."""
-    rows = Admission.objects.filter(pk__in=admission_ids).values_list("pk", "checkpoint__model__grader")
-    return {pk: grader_by_name(name) for pk, name in rows}
+def _grade(label: Label, completion: Completion) -> bool:
+    """Grade a label if that can be done here and now."""
+    label.updated_at = timezone.now()
+    if completion.outcome != Completion.Outcome.ANSWERED:
+        label.correct = False
+        return True
+    grader = grader_of(label)
+    if grader.isolated:
+        return False
+    # It may have been stored for an earlier version.
+    label.grader_version, label.grading = grader.version, grader.identity
+    try:
+        label.correct = grader.grade(completion.answer, label.reference)
+    except ValueError as error:
+        label.failure, label.failure_detail = Label.Failure.REFERENCE, str(error)[:MAX_DETAIL_LENGTH]
+    return True
 
 
-def _store(labels: Iterable[NewLabel], graders: dict[str, Grader]) -> None:
+def _store(labels: Iterable[NewLabel], graders: Mapping[str, Grader]) -> None:
     Label.objects.bulk_create(
         (
             Label(
                 admission_id=label.completion_id,
                 source=label.source,
-                grader=graders[label.completion_id].name,
-                grader_version=graders[label.completion_id].version,
+                **_grading(label, graders[label.completion_id]),
                 reference=label.reference or "",
                 correct=label.correct,
                 score=None if label.score is None else round(100 * label.score),
@@ -168,5 +237,27 @@ def _store(labels: Iterable[NewLabel], graders: dict[str, Grader]) -> None:
         ),
         update_conflicts=True,
         unique_fields=["admission", "source"],
-        update_fields=["grader", "grader_version", "reference", "correct", "score", "updated_at"],
+        update_fields=[
+            "grader",
+            "grader_version",
+            "grader_options",
+            "grading",
+            "reference",
+            "correct",
+            "failure",
+            "failure_detail",
+            "score",
+            "updated_at",
+        ],
     )
+
+
+def _grading(label: NewLabel, grader: Grader) -> dict[str, Any]:
+    if label.correct is not None:
+        return {"grader": PERSON, "grader_version": 1, "grading": f"{PERSON}/1"}
+    return {
+        "grader": grader.name,
+        "grader_version": grader.version,
+        "grader_options": grader.options,
+        "grading": grader.identity,
+    }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,8 +14,9 @@ from django.db import transaction
 from django.db.models import Model
 from django.utils import timezone
 
-from experiments.grading import grader_by_name
-from experiments.models import ApiKey, Checkpoint, ModelProfile, UseCase
+from experiments.capabilities import ENGINES, EngineTraits, capability
+from experiments.grading import check_answer_pattern, grader_by_name, grader_from_spec
+from experiments.models import ApiKey, Checkpoint, Experiment, ModelProfile, UseCase
 from experiments.policies import policy_from_spec, policy_to_spec
 from experiments.services import audit
 from experiments.services.changes import announce_change
@@ -23,6 +24,8 @@ from experiments.services.errors import InvalidInput
 from experiments.services.secrets import api_key_digest
 
 _KEY_PREFIX = "ck_"
+# The columns of a model profile that decide what is correct.
+_GRADING = ("grader", "grader_options", "answer_pattern")
 MAX_DEADLINE_SECONDS = 86_400
 _Row = TypeVar("_Row", bound=Model)
 
@@ -34,14 +37,41 @@ def register_model(actor: str, **fields: Any) -> ModelProfile:
     Raises:
         InvalidInput: a field is missing or out of bounds.
     """
+    name = fields.pop("name")
+    known = ModelProfile.objects.filter(name=name).first() or ModelProfile()
+    with _invalid("grader"):
+        grader = grader_by_name(fields.get("grader", known.grader))
+    if "grader" in fields or "grader_options" in fields:
+        with _invalid("grader_options"):
+            grader = grader_from_spec(grader.name, fields.get("grader_options", {}))
+        # Both at once, written out: options are those of one grader.
+        fields |= {"grader": grader.name, "grader_options": grader.options}
+    with _invalid("answer_pattern"):
+        check_answer_pattern(fields.get("answer_pattern", ""))
+    _check_not_running(known, fields)
+    return _save(actor, "register model", ModelProfile, {"name": name}, fields)
+
+
+@contextmanager
+def _invalid(field: str) -> Iterator[None]:
     try:
-        grader_by_name(fields.get("grader", "exact_match"))
-        re.compile(fields.get("answer_pattern", ""))
+        yield
     except ValueError as error:
-        raise InvalidInput(str(error), "grader") from error
-    except (re.error, OverflowError) as error:
-        raise InvalidInput(f"answer_pattern is no regular expression: {error}", "answer_pattern") from error
-    return _save(actor, "register model", ModelProfile, {"name": fields.pop("name")}, fields)
+        raise InvalidInput(str(error), field) from error
+
+
+def _check_not_running(model: ModelProfile, fields: Mapping[str, Any]) -> None:
+    """What answers are graded by must not change within a phase: its labels could not be counted together."""
+    changed = [field for field in _GRADING if field in fields and getattr(model, field) != fields[field]]
+    if model.pk is None or not changed:
+        return
+    running = Experiment.objects.filter(state=Experiment.State.RUNNING, variants__checkpoint__model=model).first()
+    if running is not None:
+        raise InvalidInput(
+            f"{changed[0]} can't change while experiment {running.name!r} is running; "
+            "pause it, change the model and resume: that opens a new phase",
+            changed[0],
+        )
 
 
 @transaction.atomic
@@ -72,6 +102,8 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
             "deadline_seconds",
         )
     fields["policy"] = valid_policy(policy)
+    if "checkpoint" in fields:
+        check_capability(fields["checkpoint"].model, policy)
     return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
 
 
@@ -117,6 +149,17 @@ def valid_policy(spec: object, field: str = "policy") -> dict[str, Any]:
         return policy_to_spec(policy_from_spec(spec))
     except ValueError as error:
         raise InvalidInput(str(error), field) from error
+
+
+def check_capability(model: ModelProfile, policy: object, field: str = "policy") -> EngineTraits:
+    """The traits of a model's engine; InvalidInput where it can't apply the policy."""
+    traits = ENGINES.get(model.engine)
+    if traits is None:
+        raise InvalidInput(f"engine must be one of {', '.join(ENGINES)}, got {model.engine!r}", "engine")
+    able = capability(traits, policy_from_spec(valid_policy(policy, field)))
+    if not able.supported:
+        raise InvalidInput(able.reason, field)
+    return traits
 
 
 def check_between(name: str, value: float | None, low: float, high: float) -> None:

@@ -7,15 +7,15 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
 from experiments import wire
-from experiments.grading import NORMALISER_VERSION, grader_by_name, normalise_answer
+from experiments.grading import NORMALISER_VERSION, normalise_answer
 from experiments.models import Admission, Completion, Experiment, Label, ShadowRun, Variant
 from experiments.policies import ExitReason
+from experiments.services.graders import grader_of
 from experiments.services.recounting import hold_grading_lock, mark_changed
 from experiments.services.redis_clients import sync_redis
 from experiments.wire import ShadowRecord, ShadowRequest
@@ -165,13 +165,26 @@ def grade(runs: Iterable[ShadowRun]) -> None:
     if not by_request:
         return
     completions = Completion.objects.in_bulk(by_request)
-    references = {label.admission_id: label for label in _references(by_request)}
+    labels = references(by_request)
     for pk, run in by_request.items():
-        label = references.get(pk)
         run.agrees = normalise_answer(run.answer) == normalise_answer(completions[pk].answer)
-        run.correct = grader_by_name(label.grader).grade(run.answer, label.reference) if label else None
-    ShadowRun.objects.bulk_update(by_request.values(), ["agrees", "correct"])
+        _judge(run, labels.get(pk))
+    ShadowRun.objects.bulk_update(by_request.values(), ["agrees", "correct", "awaits_grading", "grading_failure"])
     _label_agreement(by_request.values())
+
+
+def _judge(run: ShadowRun, label: Label | None) -> None:
+    run.correct, run.awaits_grading, run.grading_failure = None, False, ""
+    if label is None:
+        return
+    grader = grader_of(label)
+    if grader.isolated:
+        run.awaits_grading = True
+        return
+    try:
+        run.correct = grader.grade(run.answer, label.reference)
+    except ValueError:
+        run.grading_failure = Label.Failure.REFERENCE
 
 
 def _label_agreement(runs: Iterable[ShadowRun]) -> None:
@@ -183,13 +196,14 @@ def _label_agreement(runs: Iterable[ShadowRun]) -> None:
                 source=Label.Source.AGREEMENT,
                 grader="normaliser",
                 grader_version=NORMALISER_VERSION,
+                grading=f"normaliser/{NORMALISER_VERSION}",
                 score=100 if run.agrees else 0,
             )
             for run in runs
         ),
         update_conflicts=True,
         unique_fields=["admission", "source"],
-        update_fields=["grader", "grader_version", "score", "updated_at"],
+        update_fields=["grader", "grader_version", "grading", "score", "updated_at"],
     )
 
 
@@ -198,7 +212,8 @@ def grade_again(admission_ids: Sequence[str]) -> None:
     grade(ShadowRun.objects.filter(admission_id__in=admission_ids, state=State.ANSWERED))
 
 
-def _references(admission_ids: Iterable[str]) -> Any:
+def references(admission_ids: Iterable[str]) -> dict[str, Label]:
+    """The label of each request whose reference its shadow run is graded by: a reference wins over an audit's."""
     sources = (Label.Source.REFERENCE, Label.Source.AUDIT)
     found = Label.objects.filter(admission_id__in=list(admission_ids), source__in=sources).exclude(reference="")
-    return found.order_by("source")  # the reference last, so that it wins over an audit's
+    return {label.admission_id: label for label in found.order_by("source")}

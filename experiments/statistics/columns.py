@@ -31,6 +31,7 @@ REQUEST_COLUMNS = (
     "feedback",
     "negative",
     "prompt_characters",
+    "unenforced",
 )
 # A shadowed request beside its shadow run: the treatment's answer and the full one on the same thought.
 PAIR_COLUMNS = (
@@ -82,6 +83,7 @@ def arm_aggregates(key: str, moments: UnitMoments | None, pairs: UnitMoments | N
         completions=completions,
         labels_due=int(moments.total("due")),
         labelled_completions=int(moments.total("labelled")),
+        enforcement_failures=int(moments.total("unenforced")),
         outcomes=Outcomes(*(int(moments.total(name)) for name in ("answered", "error", "timeout", "cancelled"))),
         token_means=TokenMeans(*(moments.total(kind) / completions for kind in TOKENS)),
         watched=_watched(moments, pairs),

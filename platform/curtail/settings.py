@@ -118,7 +118,11 @@ CELERY_BEAT_SCHEDULE = {
     "looks": {"task": "workers.tasks.looks.take_looks", "schedule": LOOK_EVERY_SECONDS},
     "notifications": {"task": "workers.tasks.notifications.deliver_notifications", "schedule": 30},
     "shadow": {"task": "workers.tasks.shadow.queue_shadow_runs", "schedule": 10},
+    "grading": {"task": "workers.tasks.grading.grade_waiting", "schedule": 5},
 }
+
+# Processes for graders that may take any time, in each process that grades.
+JUDGE_PROCESSES = env.integer("CURTAIL_JUDGE_PROCESSES", 2, minimum=1, maximum=64)
 
 # Telling owners -----------------------------------------------------------------------------------
 
@@ -140,6 +144,15 @@ WEBHOOK_SECRET = env.text("CURTAIL_WEBHOOK_SECRET", "")
 ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minimum=1, maximum=4096)
 # Half the cores: the other half is for the event loops, the database and Redis beside the engine.
 ENGINE_THREADS = env.integer("CURTAIL_ENGINE_THREADS", max(1, (os.cpu_count() or 1) // 2), minimum=1, maximum=1024)
+
+VLLM_DTYPE = env.text("CURTAIL_VLLM_DTYPE", "auto")
+VLLM_TENSOR_PARALLEL = env.integer("CURTAIL_VLLM_TENSOR_PARALLEL", 1, minimum=1, maximum=64)
+# Percent of a GPU's memory.
+VLLM_MEMORY_SHARE = env.integer("CURTAIL_VLLM_MEMORY_PERCENT", 90, minimum=1, maximum=100) / 100
+# Tokens in a block of the prefix cache; 0: as the engine chooses.
+VLLM_BLOCK_SIZE = env.integer("CURTAIL_VLLM_BLOCK_SIZE", 0, minimum=0, maximum=1024) or None
+VLLM_IN_PLACE = env.flag("CURTAIL_VLLM_IN_PLACE", True)
+VLLM_ENFORCE_EAGER = env.flag("CURTAIL_VLLM_ENFORCE_EAGER", False)
 
 # 100,000 labels in one request are allowed; Django's own bound would refuse a third of that.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 << 20

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from experiments.models import Experiment, UseCase
+from experiments.policies import POLICIES
 from experiments.services import experiments as service
 from experiments.services.labels import NewLabel, submit_labels
 from experiments.services.ledger import ingest
@@ -72,6 +73,22 @@ def test_a_snapshot_fits_the_published_schema(call: Call, running: Experiment) -
     assert schema["$defs"]["Snapshot"]["properties"]["schema_version"] == {"const": 2}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate(snapshot | {"extra": 1})
+
+
+def test_stored_policies_fit_the_published_schema(call: Call, running: Experiment) -> None:
+    validator = jsonschema.Draft202012Validator(get(call, "/schemas/policies"))
+    variants = get(call, f"/experiments/{running.pk}")["variants"]
+    assert variants
+    for variant in variants:
+        validator.validate(variant["policy"])
+    with pytest.raises(jsonschema.ValidationError):
+        validator.validate({"name": "confidence", "parameters": {"threshold": 2}})
+
+
+def test_the_apis_own_description_shows_every_policy(call: Call) -> None:
+    described = get(call, "/openapi.json")["components"]["schemas"]["VariantOut"]["properties"]["policy"]
+    names = {one["properties"]["name"]["const"] for one in described["oneOf"]}
+    assert names == set(POLICIES)
 
 
 def test_the_csv_holds_every_number_of_the_snapshot(call: Call, running: Experiment) -> None:

@@ -9,7 +9,9 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from experiments.models import Admission, Completion, Label, UseCase
+from experiments.grading import MathVerify
+from experiments.models import Admission, Completion, Label, ModelProfile, UseCase
+from experiments.services.judging import judges
 from experiments.services.registry import issue_api_key, revoke_api_key
 from tests.api.conftest import Call
 
@@ -49,8 +51,30 @@ def refused(answer: Any) -> tuple[int, str, str]:
 
 def test_one_label_is_stored_and_graded(call: Call, stored: None) -> None:
     answer = post(call, line())
-    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 1, "graded": 1})
+    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 1, "graded": 1, "failed": []})
     assert Label.objects.get().correct is True
+
+
+def test_a_grader_that_times_out_says_so(
+    call: Call, use_case: UseCase, stored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MathVerify, "timeout_seconds", 0.5)
+    ModelProfile.objects.update(grader="math_verify")
+    Completion.objects.filter(pk="b").update(answer="9^{9^{9^{9}}}")
+    try:
+        answer = post(call, f"{line('a', '84/2')}\n{line('b', '1')}", JSONL)
+    finally:
+        judges().close()
+    said = "math_verify timed out after 0.5 seconds"
+    failed = [{"completion_id": "b", "source": "reference", "failure": "timeout", "detail": said}]
+    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 2, "graded": 1, "failed": failed})
+    assert dict(Label.objects.values_list("admission_id", "correct")) == {"a": True, "b": None}
+
+
+def test_a_reference_that_its_grader_cannot_use_is_refused(call: Call, use_case: UseCase, stored: None) -> None:
+    ModelProfile.objects.update(grader="numeric")
+    expected = (422, "reference", "labels[2].reference must be a number, got 'many'")
+    assert refused(post(call, f"{line()}\n{line('b', 'many')}", JSONL)) == expected
 
 
 def test_one_label_may_span_lines(call: Call, stored: None) -> None:
@@ -60,7 +84,7 @@ def test_one_label_may_span_lines(call: Call, stored: None) -> None:
 @pytest.mark.parametrize("kind", [JSONL, "application/jsonl", "application/x-jsonlines", f"{JSONL}; charset=utf-8"])
 def test_many_labels_come_as_json_lines(call: Call, stored: None, kind: str) -> None:
     answer = post(call, f"{line('a')}\n\n{line('b', '41')}\r\n", kind)
-    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 2, "graded": 2})
+    assert (answer.status_code, json.loads(answer.content)) == (200, {"stored": 2, "graded": 2, "failed": []})
     assert dict(Label.objects.values_list("admission_id", "correct")) == {"a": True, "b": False}
 
 

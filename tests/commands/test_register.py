@@ -46,3 +46,27 @@ def test_a_value_out_of_bounds_registers_nothing(redis_client: redis.Redis) -> N
     with pytest.raises(CommandError, match=r"margin must be a fraction between 0 and 1, got 3"):
         register(margin=3.0)
     assert not ModelProfile.objects.exists()
+
+
+def test_a_grader_and_its_options_are_registered(redis_client: redis.Redis) -> None:
+    register(grader="plain", grader_options='{"ignore_case": true}', answer_pattern="boxed:")
+    profile = ModelProfile.objects.get()
+    assert (profile.grader, profile.grader_options["ignore_case"], profile.answer_pattern) == ("plain", True, "boxed:")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grader": "vibes"}, "grader must be one of exact_match, plain, numeric, multiple_choice, math_verify"),
+        ({"grader_options": "{"}, "grader_options must be JSON, got '{'"),
+        ({"grader_options": "[]"}, r"grader_options must be an object, got \[\]"),
+        ({"grader_options": '{"x": 1}'}, "grader exact_match has no option x; it takes none"),
+        ({"answer_pattern": "json:"}, "answer_pattern json: needs a path such as result.answer, got ''"),
+    ],
+)
+def test_a_grader_that_cannot_be_used_registers_nothing(
+    redis_client: redis.Redis, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(CommandError, match=message):
+        register(**options)
+    assert not ModelProfile.objects.exists()

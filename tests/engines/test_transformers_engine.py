@@ -12,6 +12,8 @@ import torch
 
 from demo.tiny_reasoner.task import Problem
 from experiments.policies import AnswerConvergence, Confidence, ExitReason, Full, Policy, TokenBudget
+from tests.engines.contract import EngineContract
+from tests.tiny_reasoner import PROMPTS, WRAP_UP
 from workers.engines.base import (
     Delta,
     DeltaKind,
@@ -32,6 +34,12 @@ async def engine(checkpoint_path: str, profile: ThinkingProfile) -> AsyncIterato
     await engine.start()
     yield engine
     await engine.close()
+
+
+class TestContract(EngineContract):
+    prompts = PROMPTS
+    wrap_up = WRAP_UP
+    too_long = 100
 
 
 def ask(problem: Problem, policy: Policy, number: int = 0, **options: Any) -> GenerationRequest:

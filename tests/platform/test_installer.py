@@ -87,14 +87,14 @@ def test_a_half_made_environment_is_made_anew(installed: Path) -> None:
 
 def test_changed_requirements_are_noticed(tmp_path: Path, installer: ModuleType) -> None:
     root = make_checkout(tmp_path)
-    before = installer.digest(root, dev=False)
+    before = installer.digest(root, installer.RUN)
     (root / "requirements.txt").write_text("# something else\n")
-    assert installer.digest(root, dev=False) != before
+    assert installer.digest(root, installer.RUN) != before
 
 
 def test_a_moved_checkout_is_noticed(tmp_path: Path, installer: ModuleType) -> None:
     here, there = make_checkout(tmp_path / "here"), make_checkout(tmp_path / "there")
-    assert installer.digest(here, dev=True) != installer.digest(there, dev=True)
+    assert installer.digest(here, installer.DEV) != installer.digest(there, installer.DEV)
 
 
 def test_no_network_is_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from experiments.models import Checkpoint, Experiment, ModelProfile, Phase, UseC
 from experiments.services import experiments as service
 from experiments.wire import AdmissionRecord, CompletionRecord
 
-FULL = {"name": "full", "parameters": {"max_thinking_tokens": None}}
+FULL = {"name": "full", "parameters": {"max_thinking_tokens": None, "wrap_up": ""}}
 SHORT = {"name": "confidence", "parameters": {"threshold": 0.9}}
 NOON = 1_750_000_000.0  # seconds since the epoch
 

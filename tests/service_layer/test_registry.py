@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core import serializers
 
-from experiments.models import ApiKey, AuditEvent, Checkpoint, ModelProfile, UseCase
+from experiments.models import ApiKey, AuditEvent, Checkpoint, Experiment, ModelProfile, UseCase
 from experiments.services.errors import InvalidInput
 from experiments.services.registry import (
     issue_api_key,
@@ -61,7 +61,11 @@ def test_registering_the_same_again_is_no_event(model: ModelProfile) -> None:
         ({"temperature": math.nan}, "temperature", "temperature must be a finite number, got nan"),
         ({"name": "a b"}, "name", "(got 'a b')"),
         ({"engine": "magic"}, "engine", "'magic' is not a valid choice"),
-        ({"grader": "vibes"}, "grader", "grader must be one of exact_match, got 'vibes'"),
+        ({"grader": "vibes"}, "grader", "grader must be one of exact_match, plain, numeric"),
+        ({"grader_options": {"case": True}}, "grader_options", "grader exact_match has no option case"),
+        ({"grader_options": 3}, "grader_options", "grader_options must be an object, got 3"),
+        ({"grader": "plain", "grader_options": {"ignore_case": 3}}, "grader_options", "true or false, got 3"),
+        ({"answer_pattern": "json:"}, "answer_pattern", "answer_pattern json: needs a path such as result.answer"),
         ({"answer_pattern": "(7"}, "answer_pattern", "answer_pattern is no regular expression: missing )"),
         ({"answer_pattern": "a{99999999999999999999}"}, "answer_pattern", "answer_pattern is no regular expression"),
     ],
@@ -73,6 +77,46 @@ def test_a_bad_model_is_refused_with_field_and_bound(fields: dict[str, Any], fie
     assert message in str(caught.value)
     assert not ModelProfile.objects.exists()
     assert not AuditEvent.objects.exists()
+
+
+@pytest.mark.django_db
+def test_the_options_of_a_grader_are_kept_written_out() -> None:
+    model = register_model(
+        "ada", name="tiny", max_context_tokens=512, grader="numeric", grader_options={"relative_tolerance": 0.01}
+    )
+    model.refresh_from_db()
+    assert model.grader_options == {"absolute_tolerance": 0.0, "relative_tolerance": 0.01, "percent": "fraction"}
+
+
+def test_another_grader_does_not_keep_the_options_of_the_first(model: ModelProfile) -> None:
+    register_model("ada", name="tiny", grader="plain", grader_options={"ignore_case": True})
+    assert register_model("ada", name="tiny", grader="multiple_choice").grader_options == {"letters": "ABCD"}
+
+
+def test_options_alone_are_those_of_the_grader_in_place(model: ModelProfile) -> None:
+    register_model("ada", name="tiny", grader="multiple_choice")
+    again = register_model("ada", name="tiny", grader_options={"letters": "xyz"})
+    assert (again.grader, again.grader_options) == ("multiple_choice", {"letters": "XYZ"})
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("grader", {"grader": "numeric"}),
+        ("answer_pattern", {"answer_pattern": "boxed:"}),
+    ],
+)
+def test_what_answers_are_graded_by_cannot_change_under_a_running_experiment(
+    running: Experiment, field: str, fields: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        register_model("ada", name="tiny", **fields)
+    assert caught.value.field == field
+    assert f"{field} can't change while experiment 'Early exit' is running" in str(caught.value)
+
+
+def test_a_running_experiment_lets_the_rest_of_its_model_change(running: Experiment) -> None:
+    assert register_model("ada", name="tiny", grader="exact_match", temperature=0.5).temperature == 0.5
 
 
 def test_a_checkpoint_is_named_within_its_model(model: ModelProfile) -> None:

@@ -31,3 +31,13 @@ async def engine(checkpoint_path: str, profile: ThinkingProfile) -> AsyncIterato
     await engine.start()
     yield engine
     await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def continuing(checkpoint_path: str, profile: ThinkingProfile) -> AsyncIterator[VLLMEngine]:
+    """The fallback: exits abort the request and continue it behind its end of thinking."""
+    options = VLLMOptions(dtype="float32", max_concurrency=32, in_place=False)
+    engine = VLLMEngine(checkpoint_path, profile, options)
+    await engine.start()
+    yield engine
+    await engine.close()

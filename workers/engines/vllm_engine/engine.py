@@ -51,6 +51,8 @@ class VLLMOptions:
         enforce_eager: whether to do without compiled graphs; always on CPUs.
         threads: CPU threads of an operation; None: as torch chooses.
         log_stats: whether vLLM keeps its own counts (Prometheus).
+        prefix_caching: whether branches and continuations reuse what has been computed; without it they are slow.
+        extra_logits_processors: further ones for vLLM, as "module:class", before ours.
     """
 
     max_concurrency: int = 64
@@ -62,6 +64,8 @@ class VLLMOptions:
     enforce_eager: bool = False
     threads: int | None = None
     log_stats: bool = False
+    prefix_caching: bool = True
+    extra_logits_processors: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_concurrency", "tensor_parallel"):
@@ -185,7 +189,8 @@ class VLLMEngine:
             "tensor_parallel_size": options.tensor_parallel,
             "max_model_len": self._profile.max_context_tokens,
             "max_num_seqs": options.max_concurrency * _ROWS_PER_REQUEST,
-            "enable_prefix_caching": True,
+            "enable_prefix_caching": options.prefix_caching,
+            "logits_processors": [*options.extra_logits_processors],
             "enforce_eager": options.enforce_eager or not _has_gpu(),
             "disable_log_stats": not options.log_stats,
             "gpu_memory_utilization": options.memory_share,
@@ -200,7 +205,7 @@ class VLLMEngine:
             arguments["worker_extension_cls"] = f"{_PACKAGE}.rpc.InPlaceRpc"
             runner = AsyncEngineArgs(**arguments).create_engine_config().use_v2_model_runner
             shell = "sampler_v2" if runner else "sampler_v1"
-            arguments["logits_processors"] = [f"{_PACKAGE}.{shell}:InPlaceExits"]
+            arguments["logits_processors"].append(f"{_PACKAGE}.{shell}:InPlaceExits")
         with lifeline.owning():
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
 

@@ -125,7 +125,8 @@ class Driver:
         self._branches: deque[asyncio.Task[Observation]] = deque()
         self._all_branches: set[asyncio.Task[Observation]] = set()
         self._telling: asyncio.Task[None] | None = None
-        self._leave = asyncio.Event()
+        self._reader: asyncio.Task[None] | None = None
+        self._leaving = False
 
     async def run(self, queued_seconds: float) -> None:
         """Decode to the end and emit the result."""
@@ -144,7 +145,7 @@ class Driver:
         """End here; what was decoded counts."""
         if self.transcript.finish is None:
             self.transcript.cancel()
-            self._leave.set()
+            self._leave()
 
     # -- the request's own tokens ------------------------------------------------------------------------
 
@@ -164,33 +165,36 @@ class Driver:
 
     async def _follow(self, ask: Ask, *, count_prefill: bool) -> bool:
         """Take the tokens of one stream. False: it was left for an exit that vLLM does not apply itself."""
-        leaving = asyncio.ensure_future(self._leave.wait())
-        counted = not count_prefill
+        self._reader = asyncio.create_task(self._read(ask, count_prefill))
         try:
-            async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
-                while True:
-                    coming = asyncio.ensure_future(anext(pieces, None))
-                    await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                    if not coming.done():
-                        coming.cancel()
-                        await asyncio.gather(coming, return_exceptions=True)
-                        break
-                    piece = coming.result()
-                    if piece is None:
-                        break
-                    if not counted:
-                        self.transcript.add_prefill(len(ask.prompt) - piece.cached)
-                        counted = True
-                    if self._take(piece) or self._leave.is_set():
-                        break
+            await asyncio.wait({self._reader})
         finally:
-            leaving.cancel()
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if not self._reader.cancelled() and (error := self._reader.exception()) is not None:
+            raise error
         if self.transcript.finish is not None:
             return True
-        if self._leave.is_set():
-            self._leave.clear()
+        if self._leaving:
+            self._leaving = False
             return False
         raise RuntimeError(f"vLLM ended request {self.request.id} before its end")
+
+    async def _read(self, ask: Ask, count_prefill: bool) -> None:
+        async with aclosing(self._decoder.decode(ask)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if count_prefill:
+                    self.transcript.add_prefill(len(ask.prompt) - piece.cached)
+                    count_prefill = False
+                if self._take(piece) or self._leaving:
+                    return
+
+    def _leave(self) -> None:
+        """Stop reading the stream, which aborts it."""
+        self._leaving = True
+        # The reader itself returns after its piece: cancelled, it could not even abort.
+        if self._reader is not None and self._reader is not asyncio.current_task():
+            self._reader.cancel()
 
     def _take(self, piece: Piece) -> bool:
         """Take tokens; whether the request has ended."""
@@ -251,11 +255,11 @@ class Driver:
         thinks = self.transcript.stage is not Stage.ANSWERING
         if not self.transcript.decide(decision):
             if thinks and self.transcript.finish is not None:
-                self._leave.set()
+                self._leave()
             return
         self._drop_branches()
         if not self._in_place:
-            self._leave.set()
+            self._leave()
         elif not applied:
             self._telling = asyncio.ensure_future(self._decoder.end_thinking(self.request.id))
 

@@ -1,0 +1,15 @@
+"""Grading by graders that may take any time."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from experiments.services.isolated_grading import grade_all_waiting
+
+_SECONDS = 60.0
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def grade_waiting() -> None:
+    """Grade the labels and shadow runs that wait, unless another worker is at it."""
+    grade_all_waiting(within=_SECONDS)
