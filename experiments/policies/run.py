@@ -78,3 +78,7 @@ class PolicyRun:
         self.observations.append(observation)
         self._state, decision = self.policy.observe(self._state, observation)
         return decision
+
+    def foresee(self, observation: Observation) -> Exit | None:
+        """What :meth:`observe` would say, with nothing remembered (a policy never changes, its state is a value)."""
+        return self.policy.observe(self._state, observation)[1]

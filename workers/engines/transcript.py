@@ -125,6 +125,10 @@ class Transcript:
             return None
         return self._run.observe(observation)
 
+    def foresee(self, observation: Observation) -> Exit | None:
+        """What :meth:`observe` would say, with nothing remembered."""
+        return self._run.foresee(observation) if self.decision is None else None
+
     def decide(self, decision: Exit) -> bool:
         """Note that thinking is to end, now or (where decoding ran ahead) as soon as the engine can.
 

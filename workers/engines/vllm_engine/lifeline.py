@@ -2,6 +2,8 @@
 
 vLLM decodes in child processes. A worker that shuts down ends them; one that is killed cannot. So the sampler's process
 watches the worker and ends with it, and a starting worker looks for what a killed one left while it was still loading.
+
+psutil is imported where it is needed: in somebody else's server :func:`hold` does nothing and needs nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +16,6 @@ import signal
 import threading
 from collections.abc import Iterator
 
-import psutil
-
 logger = logging.getLogger(__name__)
 
 OWNER = "CURTAIL_ENGINE_OWNER"
@@ -25,6 +25,8 @@ _held = threading.Lock()
 @contextlib.contextmanager
 def owning() -> Iterator[None]:
     """Mark the processes that are started meanwhile as engine processes of this one."""
+    import psutil
+
     me = psutil.Process()
     os.environ[OWNER] = f"{me.pid}:{me.create_time():.2f}"
     try:
@@ -44,6 +46,8 @@ def hold() -> None:
 
 
 def _watch(owner: str) -> None:
+    import psutil
+
     with contextlib.suppress(OSError):  # it has ended already
         watched = os.pidfd_open(int(owner.partition(":")[0]))
         if _lives(owner):
@@ -59,6 +63,8 @@ def _watch(owner: str) -> None:
 
 def reap_orphans() -> list[int]:
     """Kill engine processes whose owner is gone; return their process ids."""
+    import psutil
+
     reaped = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -73,6 +79,8 @@ def reap_orphans() -> list[int]:
 
 
 def _lives(owner: str) -> bool:
+    import psutil
+
     pid, _, started = owner.partition(":")
     try:
         return f"{psutil.Process(int(pid)).create_time():.2f}" == started

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.policies import Full, Policy, Signal, policy_from_spec, policy_to_spec
 
 ARGUMENT = "curtail"
+MAX_TEXT_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Plan:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(f"{ARGUMENT} must be a JSON object, got {value[:100]!r}: {error}") from None
         if not isinstance(value, Mapping):
             raise ValueError(f"{ARGUMENT} must be a JSON object, got {value!r}")
@@ -63,6 +64,7 @@ class Plan:
         _check_types(value)
         policy = policy_from_spec(value["policy"]) if "policy" in value else Full()
         refuse_branches(policy)
+        _check_text("policy.parameters.wrap_up", policy.wrap_up)
         return cls(**{**value, "policy": policy})
 
 
@@ -76,10 +78,19 @@ def refuse_branches(policy: Policy) -> None:
         )
 
 
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{ARGUMENT}.{name} must be a text, got {value!r}")
+    if len(value) > MAX_TEXT_LENGTH:
+        raise ValueError(f"{ARGUMENT}.{name} must have at most {MAX_TEXT_LENGTH} characters, got {len(value)}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        # No tokenizer takes one, and by then the request is inside the engine.
+        raise ValueError(f"{ARGUMENT}.{name} must be valid Unicode, got half of a surrogate pair in {value!r}")
+
+
 def _check_types(value: Mapping[str, Any]) -> None:
     for name in ("key", "think_open", "think_close", "step_boundary"):
-        if not isinstance(value.get(name, ""), str):
-            raise ValueError(f"{ARGUMENT}.{name} must be a text, got {value[name]!r}")
+        _check_text(name, value.get(name, ""))
     for name in ("template_opens_thinking", "entropy"):
         if not isinstance(value.get(name, False), bool):
             raise ValueError(f"{ARGUMENT}.{name} must be true or false, got {value[name]!r}")

@@ -15,7 +15,8 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from workers.engines.vllm_engine import lifeline
-from workers.engines.vllm_engine.in_place import CONTROLS, Control, Row, apply
+from workers.engines.vllm_engine.in_place import Control, Row, apply
+from workers.engines.vllm_engine.joining import join
 from workers.engines.vllm_engine.plan import Plan
 from workers.engines.vllm_engine.vocabularies import Vocabularies
 
@@ -55,10 +56,8 @@ class InPlaceExits(LogitsProcessor):
         return apply(logits, rows, self._tokens)
 
     def _join(self, params: SamplingParams, prompt: list[int] | None, output: list[int]) -> _Held | None:
-        plan = Plan.from_arguments(params.extra_args)
-        if plan is None:
-            return None
-        return _Held(CONTROLS.control(plan, self._vocabularies.get(plan)), output)
+        control = join(params.extra_args, self._vocabularies, len(output))
+        return None if control is None else _Held(control, output)
 
     def _tokens(self, row: Row, start: int, end: int) -> Sequence[int]:
         return self._held[row.index].output[start:end]

@@ -14,7 +14,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
 from workers.engines.vllm_engine import lifeline
-from workers.engines.vllm_engine.in_place import CONTROLS, Control, Row, apply
+from workers.engines.vllm_engine.in_place import Control, Row, apply
+from workers.engines.vllm_engine.joining import join
 from workers.engines.vllm_engine.plan import Plan
 from workers.engines.vllm_engine.vocabularies import Vocabularies
 
@@ -36,11 +37,12 @@ class InPlaceExits(LogitsProcessor):
         Plan.from_arguments(sampling_params.extra_args)
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
-        plan = Plan.from_arguments(sampling_params.extra_args)
-        if plan is None:
+        brought = int(self._states.prefill_len.np[req_idx]) - int(self._states.prompt_len.np[req_idx])
+        control = join(sampling_params.extra_args, self._vocabularies, brought)
+        if control is None:
             self._controls.pop(req_idx, None)  # the slot's former request
             return False
-        self._controls[req_idx] = CONTROLS.control(plan, self._vocabularies.get(plan))
+        self._controls[req_idx] = control
         return True
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
@@ -49,9 +51,10 @@ class InPlaceExits(LogitsProcessor):
             control = self._controls.get(slot)
             if control is None:
                 continue
-            decoded = int(ctx.seq_lens_upper_bound_np[index]) - int(self._states.prompt_len.np[slot])
-            if decoded >= 0:  # a prompt that is fed in parts has no token of its own yet
-                rows.append(Row(index, control, decoded))
+            length = int(ctx.seq_lens_upper_bound_np[index])
+            # What is fed in parts (a prompt; after a preemption the own tokens too) has no next token before its end.
+            if length >= self._states.prefill_len.np[slot]:
+                rows.append(Row(index, control, length - int(self._states.prompt_len.np[slot])))
         slots = ctx.idx_mapping_np
 
         def fetch(row: Row, start: int, end: int) -> Sequence[int]:

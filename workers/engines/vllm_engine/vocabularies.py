@@ -8,6 +8,9 @@ from workers.engines.base import ThinkingProfile
 from workers.engines.vllm_engine.plan import Plan
 from workers.engines.vocabulary import HuggingFaceVocabulary
 
+# Tags come with requests: so many ways to write them are kept.
+MAX_TAGS = 64
+
 
 class Vocabularies:
     """Vocabularies over one tokenizer.
@@ -40,6 +43,8 @@ class Vocabularies:
         """
         tags = plan.think_open, plan.think_close
         if tags not in self._by_tags:
+            if len(self._by_tags) >= MAX_TAGS:
+                self._by_tags.clear()
             profile = ThinkingProfile(think_open=plan.think_open, think_close=plan.think_close)
             self._by_tags[tags] = HuggingFaceVocabulary(self._tokenizer, profile, self._end_ids)
         return self._by_tags[tags]
