@@ -23,7 +23,8 @@ class EngineTraits:
         mixes: whether one policy may read branches and the running request.
         speculative: whether exits are applied with speculative decoding; None: it has none.
         features: requests that it serves, beyond plain text.
-        feeds_records: whether recorded thoughts can be fed, which shadow runs need.
+        along_records: what it can measure along a recorded thought that is fed, which shadow runs need; None: it feeds
+            no records.
         why_not: reasons for what it cannot, by signal.
     """
 
@@ -33,7 +34,7 @@ class EngineTraits:
     mixes: bool = True
     speculative: bool | None = None
     features: frozenset[RequestFeature] = frozenset()
-    feeds_records: bool = True
+    along_records: frozenset[Signal] | None = frozenset(Signal)
     why_not: Mapping[Signal, str] | None = None
 
 
@@ -57,14 +58,19 @@ ENGINES: Mapping[str, EngineTraits] = {
     for traits in (
         EngineTraits("transformers", "transformers", frozenset(Signal)),
         EngineTraits(
-            "vllm", "vLLM in the worker", frozenset(Signal), mixes=False, speculative=False, feeds_records=False
+            "vllm",
+            "vLLM in the worker",
+            frozenset(Signal),
+            mixes=False,
+            speculative=False,
+            along_records=frozenset(Signal) - {Signal.END_MARGIN},
         ),
         EngineTraits(
             "openai",
             "an OpenAI-compatible server",
             frozenset(Signal) - {Signal.END_ENTROPY},
             mixes=False,
-            feeds_records=False,
+            along_records=None,
             why_not={Signal.END_ENTROPY: "it tells a few likely tokens only, which gives no entropy"},
         ),
         EngineTraits("scripted", "scripted", frozenset(Signal)),
@@ -104,6 +110,15 @@ def capability(
             return Capability(False, "the policy judges a plain answer behind one think phase: not eligible")
         if feature not in engine.features:
             return Capability(False, "the engine serves no such requests")
+    return YES
+
+
+def shadow_capability(engine: EngineTraits, policy: Policy) -> Capability:
+    """Whether a policy's requests can be shadowed: a recorded thought is fed and goes on under another policy."""
+    if engine.along_records is None:
+        return Capability(False, f"{engine.title} feeds no recorded thoughts")
+    if unseen := sorted(policy.signals - engine.along_records):
+        return Capability(False, f"{engine.title} cannot measure {unseen[0]} along a recorded thought")
     return YES
 
 

@@ -60,6 +60,11 @@ class CheckpointServer:
         self._deliveries: dict[str, int] = {}
         self._shadow = ShadowServer(redis, engine, checkpoint_id, consumer, self._leaves_room)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the engine can go on serving."""
+        return self._engine.alive
+
     async def run(self) -> None:
         """Take requests until cancelled; what is being decoded then goes on (see :meth:`drain`)."""
         await self._make_group()

@@ -111,11 +111,15 @@ class EngineHost:
         except Exception:
             logger.exception("the checkpoints could not be listed; those served so far go on")
             return
-        for checkpoint in [c for c in self._running if c not in self._wanted or self._running[c].done()]:
+        for checkpoint in [c for c in self._running if c not in self._wanted or self._has_failed(c)]:
             await self._release(checkpoint)
         for checkpoint in self._wanted:
             if checkpoint not in self._running and checkpoint not in self._unservable:
                 await self._serve(checkpoint, redis, outbox)
+
+    def _has_failed(self, checkpoint: ServedCheckpoint) -> bool:
+        """Whether its server has ended, or its engine can't go on (vLLM's processes may die by themselves)."""
+        return self._running[checkpoint].done() or not self._servers[checkpoint].alive
 
     async def _serve(self, checkpoint: ServedCheckpoint, redis: Any, outbox: Outbox) -> None:
         try:

@@ -12,7 +12,9 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from experiments.assignment import bucket_ranges
+from experiments.capabilities import shadow_capability
 from experiments.models import Checkpoint, Experiment, Phase, UseCase, Variant
+from experiments.policies import policy_from_spec
 from experiments.services import audit
 from experiments.services.changes import announce_change
 from experiments.services.declarations import DEFAULT_GUARDRAILS
@@ -177,8 +179,10 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
 def _check_capability(variant: Variant, shadow_share: float) -> None:
     """Raise InvalidInput where the engine of a variant can't do what its policy or the shadow runs need."""
     traits = check_capability(variant.checkpoint, variant.policy, f"variants.{variant.key}.policy")
-    if shadow_share > 0 and not traits.feeds_records:
-        raise InvalidInput(f"shadow_share must be 0 with {traits.title}: it feeds no recorded thoughts", "shadow_share")
+    if shadow_share > 0:
+        able = shadow_capability(traits, policy_from_spec(variant.policy))
+        if not able.supported:
+            raise InvalidInput(f"shadow_share must be 0: {able.reason}", "shadow_share")
 
 
 @transaction.atomic

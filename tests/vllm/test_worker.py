@@ -128,6 +128,16 @@ def test_a_worker_serves_and_leaves_nothing_behind_when_it_is_stopped(worker: Wo
 
 
 @pytest.mark.django_db(transaction=True)
+def test_an_engine_that_died_is_started_anew(worker: Worker) -> None:
+    assert worker.ask("one", FULL)["outcome"] == "answered"
+    for engine in worker.engine_processes():
+        engine.kill()
+    # What was in flight would end with an error; what comes later waits for the new engine.
+    wait_for(lambda: worker.engine_processes(), START_SECONDS)
+    assert worker.ask("two", FULL)["outcome"] == "answered"
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_killed_worker_leaves_nothing_behind(worker: Worker) -> None:
     assert worker.ask("one", FULL)["outcome"] == "answered"
     assert worker.engine_processes()

@@ -91,6 +91,11 @@ class GenerationRequest:
     forced_end: bool = False
     client_cap: int | None = None
 
+    @property
+    def has_record(self) -> bool:
+        """Whether it begins with a recorded thought."""
+        return bool(self.forced_thinking) or self.forced_end
+
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
@@ -202,6 +207,11 @@ class Engine(Protocol):
     @property
     def max_concurrency(self) -> int:
         """Requests decoded at once; more wait inside the engine."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can go on serving; one that cannot is closed and started anew."""
         ...
 
     async def start(self) -> None:

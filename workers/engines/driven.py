@@ -43,6 +43,10 @@ class DrivenEngine(ABC):
     def max_concurrency(self) -> int:
         return self._max_concurrency
 
+    @property
+    def alive(self) -> bool:
+        return True
+
     @abstractmethod
     def _prepare(self, request: GenerationRequest) -> MakeDriver:
         """What makes the request's driver once there is room; EngineError where it can't be served."""

@@ -19,7 +19,7 @@ from typing import Protocol
 from experiments.policies import Exit, Full, Observation, Signal, Step
 from workers.engines.base import Delta, Finished, GenerationRequest, ThinkingProfile
 from workers.engines.sequence import reads_trials, trial_answer, trial_limit
-from workers.engines.transcript import Stage, Transcript
+from workers.engines.transcript import Stage, Transcript, recorded_tokens
 from workers.engines.vllm_engine.plan import Plan
 from workers.engines.vocabulary import Vocabulary
 
@@ -137,6 +137,7 @@ class Driver:
     async def run(self, queued_seconds: float) -> None:
         """Decode to the end and emit the result."""
         try:
+            await self._feed()
             await self._stream()
             # Thinking that ended by itself while a branch was on its way: the branch still says what it saw.
             if self.transcript.stage is Stage.ANSWERING and self.transcript.decision is None:
@@ -155,19 +156,38 @@ class Driver:
 
     # -- the request's own tokens ------------------------------------------------------------------------
 
+    async def _feed(self) -> None:
+        """Feed a recorded thought under the policy; each branch is waited for, so that an exit falls where it did."""
+        for token in recorded_tokens(self.request, self._vocabulary, self._profile):
+            if self.transcript.stage is Stage.ANSWERING or self.transcript.finish is not None:
+                break
+            step = self.transcript.take(token, fed=True)
+            if isinstance(step, Exit):
+                self._decide(step, applied=False)
+            elif step is Step.PROBE and self.request.policy.needs_branch:
+                self._branch()
+                await asyncio.gather(*self._branches, return_exceptions=True)
+                self._settle()
+            if self._leaving:
+                self._leaving = False
+                self._write_closing()
+        self._flush()
+
     async def _stream(self) -> None:
-        prompt = self._prompt
         part = 0
         while self.transcript.finish is None:
-            ask = self._own_ask(prompt, part)
-            if await self._follow(ask, count_prefill=part > 0):
+            ask = self._own_ask([*self._prompt, *self.transcript.tokens], part)
+            if await self._follow(ask, count_prefill=bool(self.transcript.tokens)):
                 return
             # Not in place: the decided exit is written behind what has been decoded, and decoding goes on from there.
+            self._write_closing()
+            self._flush()
+            part += 1
+
+    def _write_closing(self) -> None:
+        if self.transcript.finish is None:
             for token in self.transcript.closing:
                 self.transcript.take(token)
-            self._flush()
-            prompt = [*self._prompt, *self.transcript.tokens]
-            part += 1
 
     async def _follow(self, ask: Ask, *, count_prefill: bool) -> bool:
         """Take the tokens of one stream. False: it was left for an exit that the decoder does not apply itself."""

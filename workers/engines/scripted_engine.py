@@ -252,6 +252,10 @@ class ScriptedEngine:
         return self._max_concurrency
 
     @property
+    def alive(self) -> bool:
+        return self._loop is not None and not self._loop.done()
+
+    @property
     def running(self) -> int:
         """Requests being played."""
         return len(self._playing)

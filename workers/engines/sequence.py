@@ -18,13 +18,12 @@ from experiments.grading import extract_answer
 from experiments.policies import Exit, Observation, Policy, Signal, Step, TrialAnswer
 from workers.engines.base import (
     Delta,
-    EngineError,
     FinishReason,
     GenerationRequest,
     GenerationResult,
     ThinkingProfile,
 )
-from workers.engines.transcript import Stage, Transcript
+from workers.engines.transcript import Stage, Transcript, recorded_tokens
 from workers.engines.vocabulary import Vocabulary
 
 # Tokens of a recorded thought that one forward pass takes.
@@ -93,7 +92,7 @@ class Sequence:
         self._branch: _Branch | None = None
         self._probe_due = False
         self._held: int | None = None
-        self._forced = deque(_forced_tokens(request, vocabulary, profile))
+        self._forced = deque(recorded_tokens(request, vocabulary, profile))
 
     # -- what the engine asks -------------------------------------------------------------------
 
@@ -271,21 +270,3 @@ def trial_answer(
     said = vocabulary.decode(tokens).strip()
     text = vocabulary.decode((*vocabulary.suffix_ids, *tokens)) if said else ""
     return TrialAnswer(extract_answer(text, profile.answer_pattern), tuple(logprobs), ended)
-
-
-def _forced_tokens(request: GenerationRequest, vocabulary: Vocabulary, profile: ThinkingProfile) -> list[int]:
-    """The tokens of a recorded think phase, with its tags as far as the model writes them.
-
-    Raises:
-        EngineError: the text does not come back from its tokens, so they can't be those that were decoded.
-    """
-    if not request.forced_thinking and not request.forced_end:
-        return []
-    thinking = vocabulary.encode(request.forced_thinking)
-    stream = vocabulary.text_stream()
-    if "".join(stream.push(token) for token in thinking) != request.forced_thinking:
-        raise EngineError(
-            "forced_thinking does not come back from its tokens", code="invalid_forced_thinking", invalid_request=True
-        )
-    opening = () if profile.template_opens_thinking else vocabulary.open_ids
-    return [*opening, *thinking, *(vocabulary.close_ids if request.forced_end else ())]

@@ -15,6 +15,7 @@ from workers.engines.base import (
     Delta,
     DeltaKind,
     EnforcementFailure,
+    EngineError,
     FinishReason,
     GenerationRequest,
     GenerationResult,
@@ -347,3 +348,21 @@ class Transcript:
         limit = self.request.sampling.max_tokens
         own = len(self.tokens) + ahead
         return (limit is not None and own >= limit) or self._prompt_tokens + own >= self._profile.max_context_tokens
+
+
+def recorded_tokens(request: GenerationRequest, vocabulary: Vocabulary, profile: ThinkingProfile) -> list[int]:
+    """The tokens of a recorded think phase, with its tags as far as the model writes them.
+
+    Raises:
+        EngineError: the text does not come back from its tokens, so they can't be those that were decoded.
+    """
+    if not request.has_record:
+        return []
+    thinking = vocabulary.encode(request.forced_thinking)
+    stream = vocabulary.text_stream()
+    if "".join(stream.push(token) for token in thinking) != request.forced_thinking:
+        raise EngineError(
+            "forced_thinking does not come back from its tokens", code="invalid_forced_thinking", invalid_request=True
+        )
+    opening = () if profile.template_opens_thinking else vocabulary.open_ids
+    return [*opening, *thinking, *(vocabulary.close_ids if request.forced_end else ())]

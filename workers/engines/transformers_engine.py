@@ -78,6 +78,10 @@ class TransformersEngine:
     def max_concurrency(self) -> int:
         return self._max_concurrency
 
+    @property
+    def alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     async def start(self) -> None:
         """Load the weights and start decoding. Raises EngineError when they cannot be served."""
         await asyncio.to_thread(self._load)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from experiments.policies import Exit, ExitReason, Policy, Signal
+from experiments.policies import Exit, ExitReason, Signal
 from workers.engines.base import EngineError, GenerationRequest, ThinkingProfile
 from workers.engines.driven import DrivenEngine, Emit, MakeDriver
 from workers.engines.driver import Ask, Driver, Notes, Piece
@@ -93,6 +93,10 @@ class VLLMEngine(DrivenEngine):
         self._vocabulary: HuggingFaceVocabulary | None = None
 
     @property
+    def alive(self) -> bool:
+        return self._llm is not None and not self._llm.errored
+
+    @property
     def unfinished(self) -> int:
         """Requests and branches that vLLM has in flight."""
         return int(self._llm.output_processor.get_num_unfinished_requests()) if self._llm is not None else 0
@@ -161,22 +165,23 @@ class VLLMEngine(DrivenEngine):
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    def _refusal(self, policy: Policy) -> str | None:
-        """Why this engine cannot apply a policy; None: it can."""
+    def _refusal(self, request: GenerationRequest) -> str | None:
+        """Why this engine cannot apply a request's policy; None: it can."""
+        policy = request.policy
         if Signal.END_MARGIN not in policy.signals:
             return None
         if policy.needs_branch:
             return f"policy {policy.name} reads the running request and branches of it; vLLM gives one or the other"
         if not self._options.in_place:
             return f"policy {policy.name} reads the running request, which needs exits in place"
+        if request.has_record:
+            return f"policy {policy.name} reads the running request; a recorded thought is fed, and shows it nothing"
         return None
 
     def _prepare(self, request: GenerationRequest) -> MakeDriver:
         if self._decoder is None or self._vocabulary is None:
             raise EngineError("the engine is not running", code="unavailable")
-        if request.forced_thinking or request.forced_end:
-            raise EngineError("this engine feeds no recorded thoughts", code="unsupported", invalid_request=True)
-        if (reason := self._refusal(request.policy)) is not None:
+        if (reason := self._refusal(request)) is not None:
             raise EngineError(reason, code="unsupported", invalid_request=True)
         prompt = encode_chat(self._tokenizer, request.messages, self._profile)
         return partial(self._make_driver, request, prompt)
@@ -185,7 +190,9 @@ class VLLMEngine(DrivenEngine):
         decoder, vocabulary = self._decoder, self._vocabulary
         if decoder is None or vocabulary is None:
             raise EngineError("the engine was shut down", code="unavailable")
-        return Driver(request, prompt, vocabulary, self._profile, decoder, emit, in_place=self._options.in_place)
+        # The sampler counts from a request's own first token: behind a record it would count wrong.
+        in_place = self._options.in_place and not request.has_record
+        return Driver(request, prompt, vocabulary, self._profile, decoder, emit, in_place=in_place)
 
 
 class _AsyncLLMDecoder:
