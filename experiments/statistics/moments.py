@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,15 @@ class UnitMoments:
     def total(self, *names: str) -> float:
         """The sum over units of one column, or of several added up."""
         return sum(self.sums[self._column(name)] for name in names)
+
+    def units_with(self, counts: str) -> int:
+        """A lower bound of the number of units whose count column is above 0: Kish's (1965) effective number.
+
+        (Σ x)² / Σ x², rounded up. By Cauchy and Schwarz no fewer units have a count; it is exact where all of these
+        have the same, and smaller where few units have most of the counts.
+        """
+        square = self.product((counts,), (counts,))
+        return math.ceil(self.total(counts) ** 2 / square) if square > 0 else 0
 
     def product(self, left: Iterable[str], right: Iterable[str]) -> float:
         """Σ_i (sum of the left columns of unit i) (sum of its right columns)."""
