@@ -96,6 +96,10 @@ def _tokens_per_correct(control: UnitMoments, treatment: UnitMoments, design: De
 def _prediction_powered(control: Evidence, treated: Evidence, design: Design) -> RectifiedContrast | NotEstimable:
     if not control.predictions or control.moments is None or treated.moments is None:
         return NotEstimable("no source of predictions is declared")
+    for drawn, moments in ((control.random_labels, control.moments), (treated.random_labels, treated.moments)):
+        # Predictions are rectified by the labelled requests, which must err as the others do.
+        if not drawn and moments.total("labelled") < moments.total("completions"):
+            return NotEstimable("the labelled requests are no random sample: that takes the label source audit")
     return rectified_contrast(control.moments, treated.moments, design)
 
 
