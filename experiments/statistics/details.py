@@ -134,7 +134,8 @@ def _graded(pairs: UnitMoments) -> ClusterAggregate:
     if not pairs.total("graded"):
         return ClusterAggregate.empty()
     # Not all units: those without a graded pair would make each unit look smaller and their number larger.
-    return _contrast(pairs, pairs.units_with("graded"), "graded", {"only_treatment": 1.0, "only_control": -1.0})
+    difference = {"only_treatment": 1.0, "only_control": -1.0}
+    return _contrast(pairs, pairs.units_with({"graded": 1.0}, difference), "graded", difference)
 
 
 def _contrast(pairs: UnitMoments, units: int, counts: str, weights: Mapping[str, float]) -> ClusterAggregate:

@@ -105,14 +105,21 @@ class UnitMoments:
         """The sum over units of one column, or of several added up."""
         return sum(self.sums[self._column(name)] for name in names)
 
-    def units_with(self, counts: str) -> int:
-        """A lower bound of the number of units whose count column is above 0: Kish's (1965) effective number.
+    def units_with(self, *combinations: Mapping[str, float]) -> int:
+        """A lower bound of the number of units in which any of these linear combinations of columns is not 0.
 
-        (Σ x)² / Σ x², rounded up. By Cauchy and Schwarz no fewer units have a count; it is exact where all of these
-        have the same, and smaller where few units have most of the counts.
+        The largest (Σ u)² / Σ u² of them, rounded up: by Cauchy and Schwarz no fewer units have a part in the sum. Of
+        a count it is Kish's (1965) effective number of units: exact where all that have a count have the same, and
+        smaller where few units have most of the counts.
         """
-        square = self.product((counts,), (counts,))
-        return math.ceil(self.total(counts) ** 2 / square) if square > 0 else 0
+        found = [0]
+        for weights in combinations:
+            square = self.covariance(weights, weights)
+            total = sum(weight * self.total(name) for name, weight in weights.items())
+            if square > 0:
+                # Rounding errors of the division alone must not add a unit.
+                found.append(math.ceil(total * total / square * (1 - 1e-12)))
+        return max(found)
 
     def product(self, left: Iterable[str], right: Iterable[str]) -> float:
         """Σ_i (sum of the left columns of unit i) (sum of its right columns)."""

@@ -124,7 +124,7 @@ def rectified_contrast(
     """
     sides, variance, n = [], 0.0, 0
     for moments in (control, treatment):
-        units = moments.units_with(_LABELLED)
+        units = moments.units_with({_LABELLED: 1.0})
         if units < MINIMUM_UNITS:
             return NotEstimable(f"at least {MINIMUM_UNITS} labelled units are needed in each arm, got {units}")
         side = rectified_em(moments, design.level)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from experiments.statistics import NotEstimable
 from experiments.statistics.columns import PAIR_COLUMNS, UNIT_COLUMNS
@@ -51,15 +53,28 @@ def test_forty_graded_pairs_without_discordance_exclude_no_loss_of_two_points() 
 
 def test_a_unit_with_most_of_the_graded_pairs_counts_for_little_more_than_one() -> None:
     rows = np.array([[100]] + [[1]] * 50)
-    assert UnitMoments.from_totals(("graded",), rows).units_with("graded") == 3
+    assert UnitMoments.from_totals(("graded",), rows).units_with({"graded": 1.0}) == 3
 
 
 def test_units_without_a_count_do_not_count() -> None:
-    assert UnitMoments.from_totals(("graded",), np.array([[2]] * 5 + [[0]] * 9)).units_with("graded") == 5
+    assert UnitMoments.from_totals(("graded",), np.array([[2]] * 5 + [[0]] * 9)).units_with({"graded": 1.0}) == 5
 
 
 def test_no_unit_has_a_count_where_none_was_graded() -> None:
-    assert UnitMoments.from_totals(("graded",), np.array([[0], [0]])).units_with("graded") == 0
+    assert UnitMoments.from_totals(("graded",), np.array([[0], [0]])).units_with({"graded": 1.0}) == 0
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 4), min_size=1, max_size=12))
+def test_no_more_units_are_counted_than_have_graded_pairs(rows: list[tuple[int, int, int, int]]) -> None:
+    pairs = np.zeros((len(rows), len(PAIR_COLUMNS)), dtype=np.int64)
+    for row, (right, lost, gained, wrong) in zip(pairs, rows, strict=True):
+        graded = right + lost + gained + wrong
+        row[:] = (graded + 1, lost + gained, graded, right, lost, gained, 1_000, 900)
+    moments = UnitMoments.from_totals(PAIR_COLUMNS, pairs)
+    counted = moments.units_with({"graded": 1.0}, {"only_treatment": 1.0, "only_control": -1.0})
+    assert counted <= np.count_nonzero(pairs[:, PAIR_COLUMNS.index("graded")])
+    assert isinstance(pair_report(moments, design()), PairReport)
 
 
 def predicted(labelled: int, *, random: bool) -> Evidence:
