@@ -71,7 +71,7 @@ def partly_graded_pairs(seed: int, replications: int) -> list[Figure]:
     rng, figures = np.random.default_rng(seed), []
     cases = ((0.01, 0.02, "single"), (0.1, 0.02, "single"), (1.0, 0.02, "single"), (1.0, 0.05, "single"))
     for graded, margin, kind in (*cases, (0.3, 0.05, "few"), (0.1, 0.05, "heavy")):
-        for tuning in (5_000.0, float(SMALLEST_TUNING_N)) if kind == "single" else (5_000.0,):
+        for tuning in (5_000.0, float(SMALLEST_TUNING_N)) if graded == 1 else (5_000.0,):
             design = Design("full", {"full": 0.5, "early": 0.5}, margin, 0.2, tuning_n=tuning)
             wrong = 0
             for _ in range(replications):

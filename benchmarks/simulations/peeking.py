@@ -290,7 +290,7 @@ SCENARIOS = [
         "to its rate where the control is always right (see the next table); the exact e-process, which decides where "
         "units are single requests, does not know the difference.",
         at_the_margin,
-        1_000,
+        500,
     ),
     Scenario(
         "control_always_right",
