@@ -20,6 +20,7 @@ from experiments.services.registry import (
     register_use_case,
     revoke_api_key,
 )
+from experiments.statistics.design import SMALLEST_TUNING_N
 
 ACTOR = "demo"
 DEADLINE_SECONDS = 120.0
@@ -93,7 +94,7 @@ def _experiment(scenario: DemoExperiment, checkpoints: dict[int | None, Checkpoi
         margin=scenario.margin,
         min_saving=scenario.min_saving,
         maximum_units=scenario.requests,
-        tuning_units=2 * scenario.requests // len(scenario.arms),
+        tuning_units=max(SMALLEST_TUNING_N, 2 * scenario.requests // len(scenario.arms)),
         salt=scenario.salt,
     )
     # Each arm gets its whole sample, so that its figures can be held against the published ones.

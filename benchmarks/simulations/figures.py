@@ -31,6 +31,17 @@ class Figure:
     replications: int
 
     @property
+    def bound(self) -> float | None:
+        """One-sided 95 % bound of a share that was exactly 0 or 1 ("rule of three"); None for other figures.
+
+        Its standard error would be 0, which says too much: Clopper and Pearson (Biometrika 1934), 0.05^(1/n).
+        """
+        if self.error or self.replications < 2 or self.value not in (0.0, 1.0):
+            return None
+        tail = math.pow(0.05, 1 / self.replications)
+        return tail if self.value else 1 - tail
+
+    @property
     def holds(self) -> bool:
         """Whether the promise is kept within three Monte Carlo standard errors."""
         if self.nominal is None or self.wanted == "shown":

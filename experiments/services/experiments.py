@@ -21,6 +21,7 @@ from experiments.services.declarations import DEFAULT_GUARDRAILS
 from experiments.services.errors import InvalidInput, WrongState
 from experiments.services.graders import model_grader
 from experiments.services.registry import check_between, check_capability, valid_policy
+from experiments.statistics.design import SMALLEST_TUNING_N
 from experiments.statistics.guardrails import to_json
 
 State = Experiment.State
@@ -120,9 +121,9 @@ def _check_design(
     check_between("alpha", alpha, 0.0, 0.5)
     if not 0 <= coverage <= 1:
         raise InvalidInput(f"coverage must be from 0 to 1, got {coverage!r}", "coverage")
-    for field, units in (("tuning_units", tuning_units), ("maximum_units", maximum_units)):
-        if not 2 <= units <= MAX_UNITS:
-            raise InvalidInput(f"{field} must be from 2 to {MAX_UNITS}, got {units}", field)
+    for field, units, least in (("tuning_units", tuning_units, SMALLEST_TUNING_N), ("maximum_units", maximum_units, 2)):
+        if not least <= units <= MAX_UNITS:
+            raise InvalidInput(f"{field} must be from {least} to {MAX_UNITS}, got {units}", field)
 
 
 def _check_variants(use_case: UseCase, variants: Sequence[VariantSpec]) -> None:

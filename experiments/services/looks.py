@@ -98,6 +98,7 @@ def _evidence(
             em_test=tests[variant.key].em if variant.key in tests else None,
             guardrail_tests=tests[variant.key].guardrails if variant.key in tests else {},
             predictions=bool(experiment.proxy_source),
+            random_labels=experiment.estimand_source == "audit",
         )
         for variant in variants
     }

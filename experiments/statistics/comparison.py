@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from experiments.statistics import sequential
 from experiments.statistics.aggregates import ClusterAggregate
 from experiments.statistics.arms import ArmAggregates
-from experiments.statistics.design import Design
+from experiments.statistics.design import MINIMUM_UNITS, Design
 from experiments.statistics.proportions import require_proportion, smoothed_variance
 from experiments.statistics.relative import delta_standard_error, fieller_interval
 from experiments.statistics.results import Estimate, Interval, NotEstimable
@@ -102,17 +102,19 @@ def compare(
         em_test: the exact test of EM, where units have one request each; it takes the asymptotic one's place.
 
     Returns:
-        The contrasts; an arm without labels, with fewer than 2 units, or without any variation in tokens
-        gives a NotEstimable with the reason in place of numbers.
+        The contrasts; an arm without labels, with fewer than MINIMUM_UNITS units (2 for the exact test, which holds
+        at any sample size), or without any variation in tokens gives a NotEstimable with the reason in place of
+        numbers.
     """
+    least = MINIMUM_UNITS if em_test is None else 2
     em: EMContrast | NotEstimable
     if control.em is None or treatment.em is None:
         bare = control.key if control.em is None else treatment.key
         em = NotEstimable(f"arm {bare!r} has no labelled completions")
     else:
         em = (
-            _too_few(control.key, control.em, "labelled ")
-            or _too_few(treatment.key, treatment.em, "labelled ")
+            _too_few(control.key, control.em, least, "labelled ")
+            or _too_few(treatment.key, treatment.em, least, "labelled ")
             or _em_contrast(control.em, treatment.em, design, em_test)
         )
     return Comparison(
@@ -234,11 +236,11 @@ def _tokens_or_reason(
     control: ArmAggregates, treatment: ArmAggregates, design: Design, *, includes_probes: bool
 ) -> TokenContrast | NotEstimable:
     pair = [arm.decoded_tokens if includes_probes else arm.tokens_without_probes for arm in (control, treatment)]
-    reason = _too_few(control.key, pair[0]) or _too_few(treatment.key, pair[1])
+    reason = _too_few(control.key, pair[0], MINIMUM_UNITS) or _too_few(treatment.key, pair[1], MINIMUM_UNITS)
     return reason or compare_tokens(pair[0], pair[1], design, includes_probes=includes_probes)
 
 
-def _too_few(key: str, aggregate: ClusterAggregate, kind: str = "") -> NotEstimable | None:
-    if aggregate.units >= 2 and aggregate.sum_n > 0:
+def _too_few(key: str, aggregate: ClusterAggregate, least: int, kind: str = "") -> NotEstimable | None:
+    if aggregate.units >= least and aggregate.sum_n > 0:
         return None
-    return NotEstimable(f"arm {key!r} has too few {kind}units: {aggregate.units}, at least 2 are needed")
+    return NotEstimable(f"arm {key!r} has too few {kind}units: {aggregate.units}, at least {least} are needed")

@@ -96,6 +96,10 @@ def _tokens_per_correct(control: UnitMoments, treatment: UnitMoments, design: De
 def _prediction_powered(control: Evidence, treated: Evidence, design: Design) -> RectifiedContrast | NotEstimable:
     if not control.predictions or control.moments is None or treated.moments is None:
         return NotEstimable("no source of predictions is declared")
+    for drawn, moments in ((control.random_labels, control.moments), (treated.random_labels, treated.moments)):
+        # Predictions are rectified by the labelled requests, which must err as the others do.
+        if not drawn and moments.total("labelled") < moments.total("completions"):
+            return NotEstimable("the labelled requests are no random sample: that takes the label source audit")
     return rectified_contrast(control.moments, treated.moments, design)
 
 
@@ -123,19 +127,21 @@ def pair_report(pairs: UnitMoments | None, design: Design) -> PairReport | NotEs
 
 
 def _saved(pairs: UnitMoments) -> ClusterAggregate:
-    return _contrast(pairs, "pairs", {"treatment_tokens": 1.0, "control_tokens": -1.0})
+    return _contrast(pairs, pairs.units, "pairs", {"treatment_tokens": 1.0, "control_tokens": -1.0})
 
 
 def _graded(pairs: UnitMoments) -> ClusterAggregate:
-    return _contrast(pairs, "graded", {"only_treatment": 1.0, "only_control": -1.0})
-
-
-def _contrast(pairs: UnitMoments, counts: str, weights: Mapping[str, float]) -> ClusterAggregate:
-    """The aggregate of a linear combination of columns over a count column."""
-    if not pairs.total(counts):
+    if not pairs.total("graded"):
         return ClusterAggregate.empty()
+    # Not all units: those without a graded pair would make each unit look smaller and their number larger.
+    difference = {"only_treatment": 1.0, "only_control": -1.0}
+    return _contrast(pairs, pairs.units_with({"graded": 1.0}, difference), "graded", difference)
+
+
+def _contrast(pairs: UnitMoments, units: int, counts: str, weights: Mapping[str, float]) -> ClusterAggregate:
+    """The aggregate of a linear combination of columns over a count column."""
     return ClusterAggregate(
-        units=pairs.units,
+        units=units,
         sum_n=pairs.total(counts),
         sum_s=sum(weight * pairs.total(name) for name, weight in weights.items()),
         sum_s2=pairs.covariance(weights, weights),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.statistics import checks
-from experiments.statistics.power import EMQuestion, TokenQuestion
+from experiments.statistics.power import EMQuestion, TokenQuestion, require_power
 from experiments.statistics.results import NotEstimable
 from experiments.statistics.sequential_power import sequential_sample_size
 
@@ -80,9 +80,9 @@ def duration(
         tokens: the question of tokens.
         traffic: what arrives.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1).
     """
-    each = 1 - (1 - checks.fraction("power", power)) / 2
+    each = 1 - (1 - require_power(power, checks.fraction("alpha", alpha, high=0.5))) / 2
     days = {}
     for name, question, rate in (("em", em, traffic.label_rate), ("tokens", tokens, 1.0)):
         size = sequential_sample_size(question, alpha, each, traffic.ratio)

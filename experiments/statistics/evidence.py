@@ -24,6 +24,7 @@ class Evidence:
         em_test: the exact test of EM against the control, where units have one request each.
         guardrail_tests: the same of guardrails by metric.
         predictions: whether a source of predictions of correctness is declared.
+        random_labels: whether the labelled requests are a random sample (an audit's), known at admission.
     """
 
     moments: UnitMoments | None = None
@@ -33,3 +34,4 @@ class Evidence:
     em_test: SafeDifference | None = None
     guardrail_tests: Mapping[GuardrailMetric, SafeDifference] = field(default_factory=dict)
     predictions: bool = False
+    random_labels: bool = False

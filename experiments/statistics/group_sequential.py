@@ -18,9 +18,15 @@ from scipy import optimize, stats
 from experiments.statistics import checks
 
 Spending = Literal["obrien_fleming", "pocock"]
-_NODES = 160
 # So many standard deviations stand for infinity.
 _FAR = 9.0
+# The density has features as fine as the smaller of the increments before and after a look. Panels of three of its
+# standard deviations with eight nodes each integrate it to about 1e-9; there are never fewer than twenty panels.
+_PANEL_SDS, _PANEL_NODES, _FEWEST_PANELS = 3.0, 8, 20
+# Beyond this many standard deviations the density is below 1e-14: no node is needed there.
+_EDGE = 8.0
+# Looks nearer to each other would need too many nodes, and are one look to any purpose.
+_SMALLEST_STEP = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +71,19 @@ class GroupSequentialPlan:
         """The critical z at each look that was really taken: earlier or later than planned costs nothing.
 
         Args:
-            looked: fractions of the information so far, ascending, in (0, 1].
+            looked: fractions of the information so far, ascending, in (0, 1], each at least a ten-thousandth above
+                the one before.
         """
         times = tuple(looked)
         _check_information(times)
         increments = np.diff([0.0, *(self.spent(t) for t in times)])
         found: list[float] = []
         walk = _Walk.start(self.two_sided)
-        for t, increment in zip(times, increments, strict=True):
-            z = walk.critical(t, float(increment))
+        for i, increment in enumerate(increments.tolist()):
+            z = walk.critical(times[i], increment)
             found.append(z)
-            walk = walk.step(t, z)
+            if i + 1 < len(times):
+                walk = walk.step(times[i], z, times[i + 1])
         return tuple(found)
 
     def rejects(self, z: Sequence[float], looked: Sequence[float]) -> bool:
@@ -99,10 +107,11 @@ def obrien_fleming(looks: int, alpha: float = 0.05, *, two_sided: bool = True) -
 
     def excess(constant: float) -> float:
         walk, crossed = _Walk.start(two_sided), 0.0
-        for t in times:
+        for i, t in enumerate(times):
             z = constant / math.sqrt(t)
             crossed += walk.crossing(t, z)
-            walk = walk.step(t, z)
+            if i + 1 < looks:
+                walk = walk.step(t, z, times[i + 1])
         return crossed - alpha
 
     constant = float(optimize.brentq(excess, 0.5, 8.0, xtol=1e-10))
@@ -136,14 +145,24 @@ class _Walk:
             return _FAR
         return float(optimize.brentq(lambda z: self.crossing(t, z) - probability, -_FAR, _FAR, xtol=1e-10))
 
-    def step(self, t: float, z: float) -> _Walk:
-        bound = z * math.sqrt(t)
-        low = -bound if self.two_sided else -_FAR * math.sqrt(t)
-        unit, weights = np.polynomial.legendre.leggauss(_NODES)
-        nodes = (bound - low) / 2 * unit + (bound + low) / 2
-        sd = math.sqrt(t - self.time)
-        density = stats.norm.pdf((nodes[:, None] - self.nodes[None, :]) / sd) @ self.mass / sd
-        return _Walk(self.two_sided, t, nodes, density * weights * (bound - low) / 2)
+    def step(self, t: float, z: float, following: float) -> _Walk:
+        """The walk after the look at time t with boundary z; `following` is the time of the next look."""
+        sd, root = math.sqrt(t - self.time), math.sqrt(t)
+        bound = min(z, _EDGE) * root
+        low = -bound if self.two_sided else -_EDGE * root
+        nodes, weights = _quadrature(low, bound, min(sd, math.sqrt(following - t)))
+        distances = (nodes[:, None] - self.nodes[None, :]) / sd
+        density = np.exp(-0.5 * distances * distances) @ self.mass / (sd * math.sqrt(2 * math.pi))
+        return _Walk(self.two_sided, t, nodes, density * weights)
+
+
+def _quadrature(low: float, high: float, sd: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights of the composite Gauss-Legendre rule, fine enough for features of width `sd`."""
+    panels = max(_FEWEST_PANELS, math.ceil((high - low) / (_PANEL_SDS * sd)))
+    unit, weights = np.polynomial.legendre.leggauss(_PANEL_NODES)
+    half = (high - low) / panels / 2
+    middles = low + half * (2 * np.arange(panels) + 1)
+    return (middles[:, None] + half * unit[None, :]).ravel(), np.tile(half * weights, panels)
 
 
 def _check_information(values: tuple[float, ...]) -> None:
@@ -153,4 +172,9 @@ def _check_information(values: tuple[float, ...]) -> None:
     for i, value in enumerate(values):
         if not previous < checks.finite(f"information[{i}]", value) <= 1:
             raise ValueError(f"information[{i}] must be in ({previous:g}, 1], got {value}")
+        if value < previous * (1 + _SMALLEST_STEP):
+            raise ValueError(
+                f"information[{i}] must be at least {_SMALLEST_STEP:.2%} above the look before, "
+                f"{previous * (1 + _SMALLEST_STEP):.8g}, got {value}: looks so close are one"
+            )
         previous = value

@@ -6,7 +6,8 @@ import math
 
 from experiments.statistics import checks, sequential
 from experiments.statistics.aggregates import ClusterAggregate
-from experiments.statistics.results import Estimate, NotEstimable
+from experiments.statistics.design import MINIMUM_UNITS
+from experiments.statistics.results import Estimate, Interval, NotEstimable
 
 
 def mean_sequence(aggregate: ClusterAggregate, level: float, tuning_n: float) -> Estimate | NotEstimable:
@@ -23,8 +24,8 @@ def mean_sequence(aggregate: ClusterAggregate, level: float, tuning_n: float) ->
         tuning_n: N*, units of this arm.
 
     Returns:
-        The estimate, or NotEstimable with fewer than 2 units or without completions. Values that are all equal have
-        an interval of length 0.
+        The estimate, without an interval below MINIMUM_UNITS units; or NotEstimable with fewer than 2 units or without
+        completions. Values that are all equal have an interval of length 0.
     """
     checks.fraction("level", level)
     checks.positive("tuning_n", tuning_n)
@@ -35,10 +36,15 @@ def mean_sequence(aggregate: ClusterAggregate, level: float, tuning_n: float) ->
     mean, se = aggregate.mean, math.sqrt(aggregate.variance_of_mean)
     if mean < 0:
         raise ValueError(f"aggregate must be of a metric >= 0, got a mean of {mean}")
+    interval: Interval | NotEstimable = NotEstimable(
+        f"an interval of a mean needs at least {MINIMUM_UNITS} units, got {aggregate.units}"
+    )
+    if aggregate.units >= MINIMUM_UNITS:
+        interval = sequential.log_confidence_sequence(mean, se, aggregate.units, tuning_n, 1 - level)
     return Estimate(
         value=mean,
         se=se,
-        interval=sequential.log_confidence_sequence(mean, se, aggregate.units, tuning_n, 1 - level),
+        interval=interval,
         method="log_asymptotic_confidence_sequence",
         anytime_valid=True,
         units=aggregate.units,

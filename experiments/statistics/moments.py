@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,22 @@ class UnitMoments:
     def total(self, *names: str) -> float:
         """The sum over units of one column, or of several added up."""
         return sum(self.sums[self._column(name)] for name in names)
+
+    def units_with(self, *combinations: Mapping[str, float]) -> int:
+        """A lower bound of the number of units in which any of these linear combinations of columns is not 0.
+
+        The largest (Σ u)² / Σ u² of them, rounded up: by Cauchy and Schwarz no fewer units have a part in the sum. Of
+        a count it is Kish's (1965) effective number of units: exact where all that have a count have the same, and
+        smaller where few units have most of the counts.
+        """
+        found = [0]
+        for weights in combinations:
+            square = self.covariance(weights, weights)
+            total = sum(weight * self.total(name) for name, weight in weights.items())
+            if square > 0:
+                # Rounding errors of the division alone must not add a unit.
+                found.append(math.ceil(total * total / square * (1 - 1e-12)))
+        return max(found)
 
     def product(self, left: Iterable[str], right: Iterable[str]) -> float:
         """Σ_i (sum of the left columns of unit i) (sum of its right columns)."""

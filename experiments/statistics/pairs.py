@@ -10,6 +10,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from experiments.statistics import checks, sequential
 from experiments.statistics.aggregates import ClusterAggregate
+from experiments.statistics.design import MINIMUM_UNITS
+from experiments.statistics.proportions import PSEUDO_UNITS
 from experiments.statistics.results import Estimate, Interval, NotEstimable
 from experiments.statistics.two_proportions import OneSidedTest
 
@@ -55,6 +57,9 @@ class McNemar:
     Attributes:
         p_exact: binomial on the discordant pairs; conservative.
         p_mid: mid-p (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 2013): the default to quote.
+            Twice the smaller tail less half its last term; with equally many discordant pairs each way both tails
+            are the smaller one, twice it is exactly 1, and 1 is what is returned (by convention: their formula as
+            printed, p_exact minus that one term, would be below 1 there).
         chi_square: without continuity correction; p_chi_square is its p-value.
         p_corrected: chi-square with Edwards' continuity correction.
     """
@@ -174,21 +179,22 @@ def sequential_pairs(
     """The asymptotic confidence sequence on the differences within pairs.
 
     A difference is -1, 0 or 1, so this is the sequence of one mean (Waudby-Smith et al. 2024, eq. 9 and 134), with
-    units as clusters. Two pseudo-units, one discordant pair each way, keep the variance from vanishing while no pair
-    has been discordant.
+    units as clusters. Pseudo-units whose pairs are all discordant, PSEUDO_UNITS each way, keep the variance from
+    vanishing while no pair has been discordant (see `proportions.smoothed_variance`).
 
     Args:
-        pairs: only_treatment - only_control summed over each unit's pairs, out of the unit's pairs.
+        pairs: only_treatment - only_control summed over each unit's graded pairs, out of its graded pairs; only units
+            that have any count.
         margin: a fraction in (0, 1).
         alpha: of the one-sided bound, in (0, .5).
         level: of the two-sided interval, in (0, 1).
         tuning_n: N*, units.
     """
     checks.fraction("margin", margin)
-    if pairs.units < 2 or pairs.sum_n == 0:
-        return NotEstimable(f"pairs need at least 2 units, got {pairs.units}")
-    size = pairs.sum_n / pairs.units
-    pseudo = ClusterAggregate(2, 2 * size, 0, 2 * size * size, 2 * size * size, 0)
+    if pairs.units < MINIMUM_UNITS or pairs.sum_n == 0:
+        return NotEstimable(f"pairs need at least {MINIMUM_UNITS} units with graded ones, got {pairs.units}")
+    count, size = 2 * PSEUDO_UNITS, pairs.sum_n / pairs.units
+    pseudo = ClusterAggregate(count, count * size, 0, count * size * size, count * size * size, 0)
     value, se, n = pairs.mean, math.sqrt((pairs + pseudo).variance_of_mean), pairs.units
     raw = sequential.confidence_sequence(value, se, n, tuning_n, 1 - level)
     interval = Interval(max(raw.lower, -1.0), min(raw.upper, 1.0), level)

@@ -117,6 +117,13 @@ class TokenQuestion:
 Question = EMQuestion | TokenQuestion
 
 
+def require_power(power: float, alpha: float) -> float:
+    """Returns `power` when alpha < power < 1, or raises ValueError: below alpha the formulas' sizes mean nothing."""
+    if not alpha < checks.finite("power", power) < 1:
+        raise ValueError(f"power must be in (alpha = {alpha:g}, 1), got {power}")
+    return power
+
+
 def sample_size(
     question: Question, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
 ) -> SampleSize | NotEstimable:
@@ -128,11 +135,11 @@ def sample_size(
     Args:
         question: of EM or of tokens.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1): a test of no effect at all rejects with probability alpha already.
         ratio: control units for each unit of the treatment, > 0.
     """
     checks.fraction("alpha", alpha, high=0.5)
-    checks.fraction("power", power)
+    require_power(power, alpha)
     checks.positive("ratio", ratio)
     if question.distance <= 0:
         return _impossible(question)
@@ -194,7 +201,7 @@ def two_sided_mean_size(sd: float, effect: float, alpha: float = 0.05, power: fl
     """Units per arm to tell two means `effect` apart, two-sided by Student's t (statsmodels)."""
     checks.positive("sd", sd)
     checks.fraction("alpha", alpha)
-    checks.fraction("power", power)
+    require_power(power, alpha)
     if checks.finite("effect", effect) == 0:
         raise ValueError("effect must not be 0")
     return float(TTestIndPower().solve_power(effect_size=abs(effect) / sd, alpha=alpha, power=power, ratio=1))
@@ -212,11 +219,11 @@ def paired_sample_size(
         margin: a fraction in (0, 1).
         difference: expected EM of the treatment minus that of the control, |d| <= psi.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1).
     """
     checks.fraction("margin", margin)
     checks.fraction("alpha", alpha, high=0.5)
-    checks.fraction("power", power)
+    require_power(power, alpha)
     if not abs(checks.finite("difference", difference)) <= discordance <= 1 or discordance <= 0:
         raise ValueError(f"discordance must be in (0, 1] and at least |difference|, got {discordance}, {difference}")
     if discordance <= difference**2:
@@ -242,12 +249,12 @@ def detectable_margin(
         p: EM of both arms, in (0, 1).
         n_treatment: labelled units of the treatment, > 0.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1).
         ratio: control units for each unit of the treatment, > 0.
         design_effect: >= 1.
     """
     checks.fraction("alpha", alpha, high=0.5)
-    checks.fraction("power", power)
+    require_power(power, alpha)
     variance = EMQuestion(p, p, 0.5, design_effect).variance(checks.positive("ratio", ratio))
     quantiles = float(stats.norm.isf(alpha) + stats.norm.ppf(power))
     margin = quantiles * math.sqrt(variance / checks.positive("n_treatment", n_treatment))
@@ -281,10 +288,10 @@ def detectable_saving(
         tokens: the question; its own `saving` does not matter.
         n_treatment: units of the treatment, > 0.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1).
         ratio: control units for each unit of the treatment, > 0.
     """
-    checks.fraction("power", power)
+    require_power(power, checks.fraction("alpha", alpha, high=0.5))
 
     def lacking(saving: float) -> float:
         return power_at(replace(tokens, saving=saving), n_treatment, alpha, ratio) - power

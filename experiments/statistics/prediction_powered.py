@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from scipy import stats
 
 from experiments.statistics import checks, sequential
-from experiments.statistics.design import Design
+from experiments.statistics.design import MINIMUM_UNITS, Design
 from experiments.statistics.moments import UnitMoments
+from experiments.statistics.proportions import PSEUDO_UNITS
 from experiments.statistics.results import Estimate, Interval, NotEstimable
 
 # Columns: requests and their predictions in percent, labelled requests, their labels and their predictions.
@@ -117,19 +118,22 @@ def rectified_contrast(
     """Both arms rectified by their own labels, and their difference under repeated looks.
 
     The asymptotic confidence sequence (Waudby-Smith et al. 2024) of an estimate that is a mean of contributions per
-    unit; N counts the units of both arms.
+    unit. N counts the labelled units of both arms: they are what the information grows with, and with all units
+    instead, a loss of exactly the margin was called none up to 21 % of the time for 5 %. For the same reason each
+    arm's variance is smoothed by pseudo-labels.
     """
-    sides = []
+    sides, variance, n = [], 0.0, 0
     for moments in (control, treatment):
+        units = moments.units_with({_LABELLED: 1.0})
+        if units < MINIMUM_UNITS:
+            return NotEstimable(f"at least {MINIMUM_UNITS} labelled units are needed in each arm, got {units}")
         side = rectified_em(moments, design.level)
         if isinstance(side, NotEstimable):
             return side
         sides.append(side)
-    value = sides[1].em.value - sides[0].em.value
-    se = math.hypot(sides[0].em.se, sides[1].em.se)
-    if se == 0:
-        return NotEstimable("all labels and predictions are alike: no variation to judge by")
-    n = control.units + treatment.units
+        variance += _smoothed(side, moments.total(_CORRECT) / moments.total(_LABELLED), units)
+        n += units
+    value, se = sides[1].em.value - sides[0].em.value, math.sqrt(variance)
     estimate = Estimate(
         value=value,
         se=se,
@@ -143,3 +147,15 @@ def rectified_contrast(
         value, se, n, design.tuning_n, design.alpha, null=-design.margin, alternative="greater"
     )
     return RectifiedContrast(sides[0], sides[1], estimate, p)
+
+
+def _smoothed(side: Rectified, mean_label: float, units: int) -> float:
+    """The variance with PSEUDO_UNITS labelled units added that are all right, and as many that are all wrong.
+
+    They have the average number of labels, and predictions that are neither better nor worse than the average, so that
+    only the labels' part is smoothed. Without predictions it is that of `proportions.smoothed_variance` but for terms
+    of the order 1 / units³.
+    """
+    total = units + 2 * PSEUDO_UNITS
+    mean = (mean_label * units + PSEUDO_UNITS) / total
+    return (side.em.se * units / total) ** 2 + PSEUDO_UNITS * (mean**2 + (1 - mean) ** 2) / total**2

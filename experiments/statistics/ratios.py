@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from experiments.statistics import checks, sequential
+from experiments.statistics.design import MINIMUM_UNITS
 from experiments.statistics.means import welch_degrees_of_freedom
 from experiments.statistics.moments import UnitMoments
 from experiments.statistics.relative import delta_standard_error, fieller_interval
@@ -66,7 +67,11 @@ def ratio(
     for name in denominator:
         weights[name] = weights.get(name, 0.0) - value
     se = math.sqrt(_centred(moments, weights)) / bottom
-    interval = sequential.log_confidence_sequence(value, se, k, tuning_n, 1 - level)
+    interval: Interval | NotEstimable = NotEstimable(
+        f"an interval of a ratio needs at least {MINIMUM_UNITS} units, got {k}"
+    )
+    if k >= MINIMUM_UNITS:
+        interval = sequential.log_confidence_sequence(value, se, k, tuning_n, 1 - level)
     return Estimate(value, se, interval, "log_asymptotic_confidence_sequence", True, k, round(bottom))
 
 

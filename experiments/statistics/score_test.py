@@ -1,4 +1,4 @@
-"""Two proportions whose difference is given: restricted maximum likelihood, and the score test it makes.
+"""Two proportions whose difference (or ratio) is given: restricted maximum likelihood, and the score test it makes.
 
 statsmodels 0.15.0 has the cubic's coefficients wrong for a difference that is not zero (its issue 10269), so the
 closed form is here.
@@ -6,6 +6,7 @@ closed form is here.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -107,3 +108,31 @@ def score_statistic(
     if variance <= 0:
         return 0.0 if abs(distance) < 1e-12 else float(np.copysign(np.inf, distance))
     return float(distance / np.sqrt(variance))
+
+
+def ratio_score_statistic(x_control: int, n_control: int, x_treatment: int, n_treatment: int, ratio: float) -> float:
+    """Signed score statistic of the null "treatment / control = ratio", about standard normal under it.
+
+    Its square is Koopman's (Biometrics 1984) U, eq. 2.1; the restricted estimate is the smaller root of the quadratic
+    likelihood equation in Miettinen and Nurminen (Statistics in Medicine 1985), appendix I (their variance has the
+    factor N/(N-1) beside it).
+
+    Args:
+        x_control: successes, in [0, n_control].
+        n_control: observations, > 0.
+        x_treatment: successes, in [0, n_treatment].
+        n_treatment: observations, > 0.
+        ratio: > 0.
+    """
+    checks.positive("ratio", ratio)
+    a = (n_control + n_treatment) * ratio
+    b = n_treatment * ratio + x_treatment + n_control + x_control * ratio
+    c = x_control + x_treatment
+    # The root by this form, because b - sqrt(...) would cancel where the ratio is small.
+    control = min(1.0, 1.0 / ratio, 2 * c / (b + math.sqrt(max(b * b - 4 * a * c, 0.0))))
+    treatment = min(1.0, control * ratio)
+    variance = treatment * (1 - treatment) / n_treatment + ratio * ratio * control * (1 - control) / n_control
+    distance = x_treatment / n_treatment - ratio * x_control / n_control
+    if variance <= 0:
+        return 0.0 if abs(distance) < 1e-12 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)

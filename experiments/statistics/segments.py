@@ -10,7 +10,7 @@ from scipy import stats
 
 from experiments.statistics import sequential
 from experiments.statistics.aggregates import ClusterAggregate
-from experiments.statistics.design import Design
+from experiments.statistics.design import MINIMUM_UNITS, Design
 from experiments.statistics.multiplicity import benjamini_hochberg
 from experiments.statistics.proportions import smoothed_variance
 from experiments.statistics.results import Estimate, Interval, NotEstimable
@@ -152,9 +152,9 @@ def _moments(
     control: ClusterAggregate | None, treated: ClusterAggregate | None
 ) -> tuple[float, float, int] | NotEstimable:
     """Difference, its standard error and the units of both arms."""
-    if control is None or control.units < 2:
-        return NotEstimable("the control has fewer than 2 labelled units there")
-    if treated is None or treated.units < 2:
-        return NotEstimable("the treatment has fewer than 2 labelled units there")
+    if control is None or control.units < MINIMUM_UNITS:
+        return NotEstimable(f"the control has fewer than {MINIMUM_UNITS} labelled units there")
+    if treated is None or treated.units < MINIMUM_UNITS:
+        return NotEstimable(f"the treatment has fewer than {MINIMUM_UNITS} labelled units there")
     se = math.sqrt(smoothed_variance(control) + smoothed_variance(treated))
     return treated.mean - control.mean, se, control.units + treated.units

@@ -16,6 +16,7 @@ from experiments.statistics.power import (
     SampleSize,
     TokenQuestion,
     paired_sample_size,
+    require_power,
     sample_size,
 )
 from experiments.statistics.results import NotEstimable
@@ -30,7 +31,8 @@ class Stopping:
         power_error: its Monte Carlo standard error.
         mean_units: mean units of the treatment when it stopped (at the maximum, where it did not).
         mean_units_error: its Monte Carlo standard error.
-        fixed_units: what a fixed sample needs for the same power at the same alpha.
+        fixed_units: what a fixed sample needs for the same power at the same alpha; 0 where that power is not above
+            alpha.
         replications: simulated experiments.
     """
 
@@ -68,7 +70,7 @@ def sequential_sample_size(
     Args:
         question: of EM or of tokens.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1).
         ratio: control units for each unit of the treatment, > 0.
         tuning_n: N*, units of both arms; None: the sample itself, which is about the best choice.
     """
@@ -106,7 +108,7 @@ def sequential_paired_sample_size(
         margin: a fraction in (0, 1).
         difference: expected EM of the treatment minus that of the control; its square is below the discordance.
         alpha: one-sided, in (0, .5).
-        power: in (0, 1).
+        power: in (alpha, 1).
         tuning_n: N*, pairs; None: the sample itself, which is about the best choice.
     """
     fixed = paired_sample_size(discordance, margin, difference, alpha, power)
@@ -126,7 +128,7 @@ def joint_sequential_sample_size(
     em: EMQuestion, tokens: TokenQuestion, alpha: float = 0.05, power: float = 0.8, ratio: float = 1.0
 ) -> SampleSize | NotEstimable:
     """Units by which both questions are answered: each gets half of what may be missed (Bonferroni)."""
-    each = 1 - (1 - checks.fraction("power", power)) / 2
+    each = 1 - (1 - require_power(power, checks.fraction("alpha", alpha, high=0.5))) / 2
     alone = [sequential_sample_size(question, alpha, each, ratio) for question in (em, tokens)]
     sizes = []
     for found in alone:
@@ -172,12 +174,12 @@ def simulate_stopping(
     ever = crossed.any(axis=1)
     stopped = np.where(ever, units[crossed.argmax(axis=1)], float(maximum))
     power = float(ever.mean())
-    fixed = sample_size(question, alpha, min(max(power, 0.01), 0.999), ratio)
+    fixed = sample_size(question, alpha, min(power, 0.999), ratio) if power > alpha else None
     return Stopping(
         power=power,
         power_error=math.sqrt(power * (1 - power) / replications),
         mean_units=float(stopped.mean()),
         mean_units_error=float(stopped.std(ddof=1) / math.sqrt(replications)),
-        fixed_units=fixed.unrounded if isinstance(fixed, SampleSize) else math.inf,
+        fixed_units=fixed.unrounded if isinstance(fixed, SampleSize) else 0.0,
         replications=replications,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ from statsmodels.stats.proportion import confint_proportions_2indep
 
 from experiments.statistics import checks
 from experiments.statistics.results import Estimate, Interval
-from experiments.statistics.score_test import score_statistic
+from experiments.statistics.score_test import ratio_score_statistic, score_statistic
 
 DifferenceMethod = Literal["newcombe", "miettinen_nurminen", "agresti_caffo"]
 TestMethod = Literal["farrington_manning", "miettinen_nurminen", "wald", "agresti_caffo"]
@@ -170,20 +171,27 @@ def equivalence(counts: Counts, margin: float, method: TestMethod = "farrington_
 def relative_risk(counts: Counts, level: float) -> tuple[float, Interval] | None:
     """Treatment's proportion over the control's with Koopman's (Biometrics 1984) score interval.
 
-    statsmodels' `method="score"` for the ratio is right (its mistake is in differences). None where the control has
-    no success: the ratio is not bounded then.
+    None where the control has no success: the ratio is not bounded then. statsmodels' interval for the ratio is not
+    used: up to 0.15.0 it is wrong where an arm is full.
     """
     checks.fraction("level", level)
     if counts.control == 0:
         return None
-    value = counts.rates[1] / counts.rates[0]
-    lower, upper = confint_proportions_2indep(
-        counts.treatment,
-        counts.n_treatment,
-        counts.control,
-        counts.n_control,
-        compare="ratio",
-        method="score",
-        alpha=1 - level,
-    )
-    return value, Interval(min(float(lower), value), max(float(upper), value), level)
+    z, value = float(stats.norm.isf((1 - level) / 2)), counts.rates[1] / counts.rates[0]
+    both = counts.control, counts.n_control, counts.treatment, counts.n_treatment
+
+    def limit(sign: int) -> float:
+        start = math.log(value) if value > 0 else 0.0
+        return math.exp(_root_of_falling(lambda x: ratio_score_statistic(*both, math.exp(x)) - sign * z, start))
+
+    lower = limit(1) if value > 0 else 0.0
+    return value, Interval(min(lower, value), max(limit(-1), value), level)
+
+
+def _root_of_falling(function: Callable[[float], float], start: float) -> float:
+    low = high = start
+    while function(low) <= 0:
+        low -= 1.0
+    while function(high) >= 0:
+        high += 1.0
+    return float(optimize.brentq(function, low, high, xtol=1e-12))

@@ -27,6 +27,20 @@ def test_a_promise_is_kept_within_three_monte_carlo_errors() -> None:
     assert share("", 80, 1_000, 0.05, "shown").holds
 
 
+def test_a_share_of_nothing_or_all_is_bounded_by_the_number_of_runs() -> None:
+    """The rule of three: about 3 / n (Hanley and Lippman-Hand, JAMA 1983)."""
+    assert share("", 0, 300, 0.05, "at most").bound == pytest.approx(3 / 300, rel=0.01)
+    assert share("", 300, 300, 0.05, "at least").bound == pytest.approx(1 - 3 / 300, rel=0.01)
+    assert share("", 1, 300, 0.05, "at most").bound is None
+
+
+def test_the_report_bounds_a_share_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = [share("heads", 0, 500, 0.5, "at most")]
+    scenario: Any = Scenario("coin", "Coin", "A coin.", lambda seed, n: figures, 100)
+    monkeypatch.setattr(suite, "SCENARIOS", [scenario])
+    assert "| heads | 0.0000 (≤ 0.0060) | at most 0.5 | 500 |" in suite.report({"coin": figures})
+
+
 def test_finished_scenarios_are_not_simulated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
 

@@ -85,7 +85,7 @@ def test_creating_is_an_audit_event(draft: Experiment) -> None:
         ({"alpha": 0.5}, "alpha", "alpha must be a fraction between 0 and 0.5, got 0.5"),
         ({"coverage": 1.0000001}, "coverage", "coverage must be from 0 to 1, got 1.0000001"),
         ({"coverage": math.nan}, "coverage", "coverage must be from 0 to 1, got nan"),
-        ({"tuning_units": 1}, "tuning_units", "tuning_units must be from 2 to 2147483647, got 1"),
+        ({"tuning_units": 499}, "tuning_units", "tuning_units must be from 500 to 2147483647, got 499"),
         ({"maximum_units": 2**31}, "maximum_units", "maximum_units must be from 2 to 2147483647, got 2147483648"),
     ],
 )

@@ -90,3 +90,22 @@ def test_a_plan_rejects_beyond_its_boundary_only() -> None:
 def test_bad_information_is_refused(information: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GroupSequentialPlan(information)
+
+
+def test_looks_close_together_are_crossed_as_often_as_declared() -> None:
+    """Three looks on the heels of another: with too few nodes the last boundary was crossed .5 % of the time."""
+    looked, runs = (0.5, 0.5001, 0.5002, 0.5003, 1.0), 40_000
+    bounds = np.array(GroupSequentialPlan((0.5, 1.0)).boundaries_at(looked))
+    steps = np.random.default_rng(4).normal(size=(runs, 5)) * np.sqrt(np.diff((0.0, *looked)))
+    crossed = (np.abs(np.cumsum(steps, axis=1) / np.sqrt(looked)) >= bounds).any(axis=1).mean()
+    assert crossed == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / runs))
+
+
+def test_the_boundary_does_not_jump_where_a_look_is_repeated_a_little_later() -> None:
+    plan = GroupSequentialPlan((0.5, 1.0))
+    assert plan.boundaries_at((0.5, 0.50006, 1.0))[-1] == pytest.approx(plan.boundaries()[-1], abs=1e-4)
+
+
+def test_looks_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"information\[1\] must be at least 0.01% above .* 0.50005, got 0.50001"):
+        GroupSequentialPlan((0.5, 1.0)).boundaries_at((0.5, 0.50001, 1.0))

@@ -23,6 +23,7 @@ from experiments.statistics import (
     compare,
 )
 from experiments.statistics.comparison import compare_em, compare_tokens
+from experiments.statistics.safe_proportions import SafeDifference
 from tests.statistics.builders import arm, design, proportion, tokens
 
 COUNTS = st.tuples(st.integers(2, 5_000), st.floats(0, 1))
@@ -93,7 +94,7 @@ def test_tokens_are_equivariant_under_scaling(n_c: int, mean_c: float, n_t: int,
 
 
 @settings(max_examples=50)
-@given(st.integers(10, 200), st.integers(2, 40), st.floats(0.1, 0.9))
+@given(st.integers(30, 200), st.integers(2, 40), st.floats(0.1, 0.9))
 def test_intervals_shrink_with_data(n: int, times: int, share: float) -> None:
     widths = []
     for size in (n, n * times):
@@ -149,15 +150,38 @@ def test_an_arm_without_labels_is_not_estimable() -> None:
     assert result.p_ship == 1.0
 
 
-def test_an_arm_with_one_unit_is_not_estimable() -> None:
-    result = compare(arm("full"), arm("early", 1, 1), design())
-    assert result.em == NotEstimable("arm 'early' has too few labelled units: 1, at least 2 are needed")
-    assert result.decoded_tokens == NotEstimable("arm 'early' has too few units: 1, at least 2 are needed")
+def test_an_arm_with_29_units_is_not_estimable() -> None:
+    result = compare(arm("full"), arm("early", 29, 29), design())
+    assert result.em == NotEstimable("arm 'early' has too few labelled units: 29, at least 30 are needed")
+    assert result.decoded_tokens == NotEstimable("arm 'early' has too few units: 29, at least 30 are needed")
+
+
+def test_an_arm_with_30_units_is_estimable() -> None:
+    result = compare(arm("full"), arm("early", 30, 29), design())
+    assert isinstance(result.em, EMContrast)
+    assert isinstance(result.decoded_tokens, TokenContrast)
+
+
+def test_the_exact_test_needs_no_smallest_sample() -> None:
+    state = SafeDifference.for_interval(0.05).advance([0, 1] * 10, [1, 0] * 10)
+    result = compare(arm("full", 10, 10), arm("early", 10, 0), design(), state)
+    assert _em(result).p_harm < 0.05
+    assert isinstance(result.decoded_tokens, NotEstimable)
+
+
+def test_a_tuning_sample_too_small_to_be_valid_is_raised() -> None:
+    assert (design(tuning_n=2).tuning_n, design(tuning_n=501).tuning_n) == (500, 501)
+
+
+def test_a_few_right_answers_beside_a_perfect_control_are_not_enough_to_ship() -> None:
+    """At EM .98 the first 220 answers are all right 1.2 % of the time; with one wrong the next dozen were enough."""
+    result = compare_em(proportion(220, 220), proportion(220, 220), design(margin=0.02, tuning_n=1_000.0))
+    assert result.p_non_inferiority > 0.05
 
 
 def test_empty_labels_are_not_estimable() -> None:
     result = compare(arm("full"), arm("early", correct=0, labelled=0), design())
-    assert result.em == NotEstimable("arm 'early' has too few labelled units: 0, at least 2 are needed")
+    assert result.em == NotEstimable("arm 'early' has too few labelled units: 0, at least 30 are needed")
 
 
 def test_constant_tokens_are_not_estimable() -> None:
@@ -226,7 +250,7 @@ def test_a_design_keeps_its_own_copy_of_the_weights() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=2, max_size=20), st.data())
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=30, max_size=40), st.data())
 def test_any_real_arm_is_compared_without_nan(rows: list[tuple[int, int]], data: st.DataObject) -> None:
     n = np.array([size for size, _ in rows])
     right = np.minimum(n, [correct for _, correct in rows])

@@ -128,6 +128,13 @@ def test_a_declared_segment_without_traffic_harms_nobody() -> None:
     assert (found[0].harmed, found[0].upper_bound) == (False, None)
 
 
+def test_29_units_of_a_segment_show_no_harm() -> None:
+    few, many = {"batch": proportion(0, 29)}, {"batch": proportion(1_000, 1_000)}
+    (found,) = harm("early", many, few, design(segments=("batch",)))
+    assert (found.harmed, found.upper_bound) == (False, None)
+    assert "the treatment has fewer than 30 labelled units there" in found.message
+
+
 def test_exploratory_segments_are_adjusted_together() -> None:
     control = {name: proportion(900, 1_000) for name in "abc"}
     found = contrasts("early", control, control | {"a": proportion(600, 1_000)}, design())

@@ -56,10 +56,17 @@ def test_wilson_refuses_more_correct_answers_than_answers() -> None:
         wilson_interval(ClusterAggregate.from_arrays([2, 2], [3, 3]), 0.95)
 
 
-def test_smoothed_variance_follows_agresti_and_caffo() -> None:
-    """p = (x + 1)/(n + 2); the variance over n + 1 instead of n + 2, as the k/(k - 1) factor has it."""
-    p = 91 / 102
-    assert smoothed_variance(proportion(90, 100)) == pytest.approx(p * (1 - p) / 101, rel=1e-12)
+def test_smoothed_variance_follows_agresti_and_coull() -> None:
+    """p = (x + 4)/(n + 8); the variance over n + 7 instead of n + 8, as the k/(k - 1) factor has it."""
+    p = 94 / 108
+    assert smoothed_variance(proportion(90, 100)) == pytest.approx(p * (1 - p) / 107, rel=1e-12)
+
+
+def test_smoothed_variance_takes_heavy_users_for_what_they_are() -> None:
+    """The same answers in as many units, half of them by one unit: it alone tells little."""
+    even = ClusterAggregate.from_arrays([10] * 20, [10] * 20)
+    heavy = ClusterAggregate.from_arrays([5] * 19 + [105], [5] * 19 + [105])
+    assert smoothed_variance(heavy) > 4 * smoothed_variance(even)
 
 
 def test_smoothed_variance_does_not_vanish_when_all_answers_are_right() -> None:
@@ -86,8 +93,15 @@ def test_mean_sequence_says_that_it_holds_at_every_look() -> None:
     assert found.anytime_valid
 
 
+def test_mean_of_29_units_has_no_interval_yet() -> None:
+    found = mean_sequence(ClusterAggregate.from_values(range(29)), 0.95, 500)
+    assert isinstance(found, Estimate)
+    assert found.value == 14
+    assert found.interval == NotEstimable("an interval of a mean needs at least 30 units, got 29")
+
+
 def test_mean_of_equal_values_has_an_interval_of_length_0() -> None:
-    interval = _interval(mean_sequence(ClusterAggregate.from_values([0, 0, 0]), 0.95, 500))
+    interval = _interval(mean_sequence(ClusterAggregate.from_values([0] * 30), 0.95, 500))
     assert (interval.lower, interval.upper) == (0, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +20,7 @@ from experiments.statistics.power import (
     paired_sample_size,
     power_at,
     sample_size,
+    two_sided_mean_size,
 )
 from experiments.statistics.sequential_power import (
     joint_sequential_sample_size,
@@ -169,3 +171,29 @@ def test_pairs_that_cannot_vary_are_refused() -> None:
 
 def test_no_number_of_looked_at_pairs_shows_a_loss_beyond_the_margin() -> None:
     assert isinstance(sequential_paired_sample_size(0.1, 0.02, -0.03), NotEstimable)
+
+
+@pytest.mark.parametrize("power", [0.01, 0.05])
+@pytest.mark.parametrize(
+    "size_of",
+    [
+        lambda power: sample_size(EM, power=power),
+        lambda power: joint_sample_size(EM, TOKENS, power=power),
+        lambda power: two_sided_mean_size(1.0, 0.5, power=power),
+        lambda power: paired_sample_size(0.066, 0.02, power=power),
+        lambda power: detectable_margin(0.72, 1_000, power=power),
+        lambda power: detectable_saving(TOKENS, 1_000, power=power),
+        lambda power: sequential_sample_size(EM, power=power),
+        lambda power: sequential_paired_sample_size(0.066, 0.02, power=power),
+        lambda power: joint_sequential_sample_size(EM, TOKENS, power=power),
+        lambda power: duration(EM, TOKENS, Traffic(5_000, 0.5, 0.5, 0.5), power=power),
+    ],
+)
+def test_a_power_that_any_test_has_is_refused(size_of: Callable[[float], object], power: float) -> None:
+    with pytest.raises(ValueError, match=rf"power must be in \(alpha = 0.05, 1\), got {power}"):
+        size_of(power)
+
+
+def test_a_simulated_power_below_alpha_needs_no_fixed_sample() -> None:
+    found = simulate_stopping(EM, 10, 5_000, seed=1, looks=2, replications=100)
+    assert (found.power, found.fixed_units) == (0.0, 0.0)

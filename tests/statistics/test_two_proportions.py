@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from experiments.statistics import ClusterAggregate, Estimate, Interval, NotEstimable
 from experiments.statistics.pairs import (
+    McNemar,
     PairTable,
     SequentialPairs,
     mcnemar_test,
@@ -73,6 +76,58 @@ def test_the_risk_ratio_lies_in_its_interval() -> None:
 
 
 @pytest.mark.parametrize(
+    ("counts", "lower", "upper"),
+    [
+        # Koopman (Biometrics 1984), section 4: 36 of 40 against 16 of 80.
+        ((16, 80, 36, 40), 2.94, 7.15),
+        # Perondi et al. (2004) by PropCIs 0.3 riskscoreci, as statsmodels' own tests have it.
+        ((1, 34, 7, 34), 1.220853, 42.575718),
+        # Agresti, An Introduction to Categorical Data Analysis (2019), section 2.3.3: aspirin, by PropCIs.
+        ((104, 11_037, 189, 11_034), 1.433904, 2.304713),
+    ],
+)
+def test_the_risk_ratio_agrees_with_published_intervals(
+    counts: tuple[int, int, int, int], lower: float, upper: float
+) -> None:
+    found = relative_risk(Counts(*counts), 0.95)
+    assert found is not None
+    assert (found[1].lower, found[1].upper) == pytest.approx((lower, upper), rel=2e-3 if lower == 2.94 else 1e-6)
+
+
+def _restricted_by_search(counts: Counts, ratio: float) -> float:
+    """Koopman's U at a ratio, with the restricted estimate found on a fine grid and not by its closed form."""
+    control = np.linspace(1e-9, min(1.0, 1 / ratio) - 1e-9, 200_001)
+    treatment = ratio * control
+    likelihood = (
+        counts.control * np.log(control)
+        + (counts.n_control - counts.control) * np.log1p(-control)
+        + counts.treatment * np.log(treatment)
+        + (counts.n_treatment - counts.treatment) * np.log1p(-treatment)
+    )
+    p = float(control[np.argmax(likelihood)])
+    variance = ratio * p * (1 - ratio * p) / counts.n_treatment + ratio**2 * p * (1 - p) / counts.n_control
+    return (counts.rates[1] - ratio * counts.rates[0]) ** 2 / variance
+
+
+@pytest.mark.parametrize(
+    "counts", [(50, 50, 48, 50), (50, 50, 50, 50), (40, 50, 44, 50), (200, 200, 180, 200), (3, 30, 30, 30)]
+)
+def test_the_risk_ratio_of_full_arms_is_where_the_profile_likelihood_has_it(counts: tuple[int, int, int, int]) -> None:
+    found = relative_risk(Counts(*counts), 0.95)
+    assert found is not None
+    ends = [_restricted_by_search(Counts(*counts), ratio) for ratio in (found[1].lower, found[1].upper)]
+    assert ends == pytest.approx([stats.chi2.isf(0.05, 1)] * 2, rel=2e-3)
+
+
+@given(COUNTS)
+def test_exchanging_the_arms_inverts_the_risk_ratio(counts: Counts) -> None:
+    mirrored = Counts(counts.treatment, counts.n_treatment, counts.control, counts.n_control)
+    one, other = (relative_risk(side, 0.95) for side in (counts, mirrored))
+    if one is not None and other is not None:
+        assert (one[1].lower, one[1].upper) == pytest.approx((1 / other[1].upper, 1 / other[1].lower), rel=1e-6)
+
+
+@pytest.mark.parametrize(
     ("counts", "message"),
     [
         ((-1, 5, 1, 5), "control must be >= 0, got -1"),
@@ -127,9 +182,20 @@ def test_pairs_decide_with_fewer_units_than_two_arms_would() -> None:
 
 
 def test_pairs_without_discordance_keep_an_uncertainty() -> None:
-    found = sequential_pairs(ClusterAggregate(20, 20, 0, 0, 20, 0), 0.02, 0.05, 0.95, 1_000)
+    found = sequential_pairs(ClusterAggregate(30, 30, 0, 0, 30, 0), 0.02, 0.05, 0.95, 1_000)
     assert isinstance(found, SequentialPairs)
     assert found.p_non_inferiority > 0.05
+
+
+def test_29_pairs_are_too_few_for_repeated_looks() -> None:
+    found = sequential_pairs(ClusterAggregate(29, 29, 0, 0, 29, 0), 0.02, 0.05, 0.95, 1_000)
+    assert found == NotEstimable("pairs need at least 30 units with graded ones, got 29")
+
+
+def test_as_many_discordant_pairs_each_way_have_a_mid_p_of_one() -> None:
+    found = mcnemar_test(PairTable(5, 3, 3, 5))
+    assert isinstance(found, McNemar)
+    assert found.p_mid == 1.0
 
 
 def test_a_paired_token_difference_is_that_of_the_pairs() -> None:

@@ -140,7 +140,7 @@ def test_a_harmful_arm_is_reverted_by_a_look_and_its_traffic_moves_within_five_s
 ) -> None:
     """Eight thinking tokens are too few for this model: its answers are wrong."""
     budget = {"name": "token_budget", "parameters": {"max_thinking_tokens": 8}}
-    experiment = installation.start_experiment(budget, tuning_units=100)
+    experiment = installation.start_experiment(budget, tuning_units=500)
     asked = {f"c{n}": problem for n, problem in enumerate(problems(90))}
 
     def variant_of(conversation: str) -> str | None:
