@@ -45,6 +45,7 @@ WITH picked AS (
     FROM picked a
     LEFT JOIN experiments_completion c ON c.id = a.id
     LEFT JOIN experiments_label l ON l.admission_id = a.id AND l.source = %(source)s
+        AND (l.source <> 'audit' OR a.audited)
     LEFT JOIN experiments_label x ON x.admission_id = a.id AND x.source = %(proxy)s
     LEFT JOIN experiments_label f ON f.admission_id = a.id AND f.source = 'feedback'
     LEFT JOIN experiments_exposure e ON e.admission_id = a.id

@@ -18,6 +18,7 @@ from experiments.models import (
     ArmMoments,
     CountedRequest,
     Experiment,
+    Label,
     Phase,
     ProcessState,
     Recount,
@@ -142,6 +143,15 @@ def test_an_unlabelled_audit_is_due_and_one_without_an_answer_is_incorrect(admit
     submit_labels([NewLabel("a", source="audit", correct=True)])
     count(phase)
     assert [moments(phase).total(name) for name in ("due", "labelled", "correct")] == [2, 2, 1]
+
+
+def test_a_stored_audit_label_of_a_request_that_was_not_drawn_counts_for_nothing(admit: Admit, phase: Phase) -> None:
+    Experiment.objects.update(estimand_source="audit", audit_every=2)
+    phase.refresh_from_db()
+    ingest([admit("a", phase=phase, variant="full", unit="u")], [answered("a")])
+    Label.objects.create(admission_id="a", source="audit", grader="exact_match", grader_version=1, correct=True)
+    count(phase)
+    assert [moments(phase).total(name) for name in ("due", "labelled", "correct")] == [0, 0, 0]
 
 
 def test_counting_in_chunks_finds_the_same(admit: Admit, phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
