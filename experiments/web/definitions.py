@@ -109,8 +109,17 @@ DEFINITIONS: Mapping[str, Definition] = {
     ),
     "label_rate": Definition(
         "Label rates",
-        "Whether the arms' completions are labelled equally often. Where they are not, EM compares "
-        "different questions.",
+        "Whether the arms' answers are labelled equally often. Where they are not, EM compares different questions.",
+    ),
+    "late_labels": Definition(
+        "Late labels",
+        "Labels that came after their request had been counted without one. Where right and wrong answers are not "
+        "labelled equally soon, looks before them saw the wrong EM: the label window has to be longer.",
+    ),
+    "corrected_labels": Definition(
+        "Corrected labels",
+        "Labels that say something else than when they were first counted. The estimates follow a correction; the "
+        "exact test keeps what it was told first.",
     ),
     "enforcement": Definition(
         "Enforcement",

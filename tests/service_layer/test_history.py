@@ -17,6 +17,7 @@ from experiments.services import experiments as service
 from experiments.services.counted_requests import COLUMNS, History
 from experiments.services.labels import NewLabel, submit_labels
 from experiments.services.ledger import ingest
+from experiments.services.looks import look
 from experiments.statistics.columns import REQUEST_COLUMNS, UNIT_COLUMNS, arm_aggregates
 from experiments.statistics.guardrails import Guardrail, GuardrailMetric, to_json
 from experiments.statistics.moments import UnitMoments
@@ -176,3 +177,25 @@ def _narrow(values: Sequence[int], width: int) -> list[int]:
     assert len(values) == width
     at = REQUEST_COLUMNS.index(migration.NEW[0])
     return [*values[:at], *values[at + 4 :]]
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_a_loss_at_the_margin_is_not_shipped_once_labels_are_seen_to_come_late(admit: Admit, exact: Phase) -> None:
+    """Wrong answers are labelled at once, right ones 1,000 later: the exact test excludes the loss for good."""
+    rng, n, step = np.random.default_rng(2), 2_000, 500
+    right = rng.random(n) < np.where(np.arange(n) % 2 == 1, 0.75, 0.80)
+    due = np.arange(n) + np.where(right, 1_000, 0)
+    decisions, p_values = [], []
+    for start in range(0, n, step):
+        numbers = range(start, start + step)
+        admitted(admit, exact, [f"n{i}" for i in numbers])
+        ingest([], [answered(f"n{i}", thinking_tokens=(100, 50)[i % 2] + i % 7) for i in numbers])
+        now = np.flatnonzero((due >= start) & (due < start + step))
+        submit_labels([NewLabel(f"n{i}", "42" if right[i] else "43") for i in now])
+        stored = look(exact.experiment_id)
+        assert stored is not None
+        p_values.append(stored.data["comparisons"][0]["em"]["p_non_inferiority"])
+        decisions.append(stored.data["verdict"]["decision"])
+    assert max(p_values[2:]) < 0.02
+    assert set(decisions[2:]) == {"keep_running"}
+    assert [check["code"] for check in stored.data["health"]["checks"] if not check["passed"]] == ["late_labels"]

@@ -95,6 +95,8 @@ def test_health_counts_unfinished_requests(pages: Client, running: Experiment, s
     assert "errors 3, timeouts 6, cancelled 0" in text  # 1 and 2 in each of three arms
     assert "Sample ratio" in text
     assert "Label rates" in text
+    assert "Late labels" in text
+    assert "Corrected labels" in text
     assert "Enforcement" in text
 
 
