@@ -51,6 +51,13 @@ class Migration(migrations.Migration):
                 help_text="Flags of what it went through while it was counted; a rebuild keeps them.",
             ),
         ),
+        migrations.AddField(
+            model_name="phase",
+            name="exposures",
+            field=models.PositiveIntegerField(
+                null=True, blank=True, help_text="Units that were exposed in it; kept some time after its end."
+            ),
+        ),
         # Counted (1), labelled (2) and right (4) then, with feedback (16): columns 15, 16 and 19 of a request.
         migrations.RunSQL(
             f"""UPDATE experiments_countedrequest

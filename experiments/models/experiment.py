@@ -143,6 +143,9 @@ class Phase(models.Model):
     counted_until = models.DateTimeField(
         null=True, blank=True, help_text="The accumulators hold the requests admitted before."
     )
+    exposures = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Units that were exposed in it; kept some time after its end."
+    )
 
     class Meta:
         ordering = ["experiment_id", "number"]

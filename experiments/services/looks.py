@@ -22,12 +22,15 @@ from experiments.statistics.design import Design
 from experiments.statistics.evidence import Evidence
 from experiments.statistics.guardrails import from_json
 from experiments.statistics.moments import UnitMoments
+from experiments.statistics.phases import alpha_in_phase
 from experiments.statistics.snapshot import LookInputs, analyse
 from experiments.statistics.srm import SequentialSRM
 
 LEASE_SECONDS = 120
 # A request this much past its deadline without a word has been lost: it counts as a timeout.
 LOST_AFTER_SECONDS = 10
+# By then the ledger writer has stored what gateways admitted before they heard of a phase's end.
+SETTLED_AFTER = timedelta(hours=1)
 
 _OLDEST_PENDING = """
 SELECT min(a.admitted_at) FROM experiments_admission a
@@ -79,7 +82,21 @@ def gather(experiment: Experiment, phase: Phase, now: datetime) -> LookInputs:
         duration_reached=_duration_reached(experiment, now),
         reverted=tuple(sorted(key for key in variants if key not in phase.weights)),
         evidence=_evidence(experiment, phase, staying, moments),
+        earlier_units=_earlier_units(phase, now),
     )
+
+
+def _earlier_units(phase: Phase, now: datetime) -> int:
+    """Exposures of the phases before. Their number is kept once none can come any more."""
+    total = 0
+    for earlier in Phase.objects.filter(experiment=phase.experiment_id, number__lt=phase.number):
+        exposures = earlier.exposures
+        if exposures is None:
+            exposures = models.Exposure.objects.filter(phase=earlier).count()
+            if earlier.ended_at is not None and now - earlier.ended_at > SETTLED_AFTER:
+                Phase.objects.filter(pk=earlier.pk).update(exposures=exposures)
+        total += exposures
+    return total
 
 
 def _evidence(
@@ -120,8 +137,8 @@ def _design(experiment: Experiment, phase: Phase, variants: Mapping[str, models.
         min_saving=experiment.min_saving,
         tuning_n=experiment.tuning_units,
         maximum_units=experiment.maximum_units,
-        alpha=experiment.alpha,
-        false_revert_alpha=experiment.false_revert_alpha,
+        alpha=alpha_in_phase(experiment.alpha, phase.number),
+        false_revert_alpha=alpha_in_phase(experiment.false_revert_alpha, phase.number),
         guardrails=from_json(experiment.guardrails),
         segments=tuple(experiment.segments),
     )

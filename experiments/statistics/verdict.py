@@ -106,7 +106,7 @@ class VerdictInputs:
         design: the declared question.
         comparisons: one per running treatment.
         health: the look's health.
-        total_units: exposures over all variants, against the design's maximum_units.
+        total_units: exposures over all variants and phases, against the design's maximum_units.
         duration_reached: whether the declared maximum duration has passed.
         reverted: treatments that were reverted in earlier phases; they stay in the Holm family, with p = 1.
         guardrails: results of the declared guardrails.

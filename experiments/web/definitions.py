@@ -96,7 +96,8 @@ DEFINITIONS: Mapping[str, Definition] = {
     ),
     "alpha": Definition(
         "Alpha",
-        "The probability of shipping a treatment that should not be shipped, over all looks and treatments.",
+        "The probability of shipping a treatment that should not be shipped, over all looks, treatments and phases. "
+        "The first phase tests at three quarters of it, each further phase at a quarter of the one before.",
     ),
     "weight": Definition(
         "Weight",

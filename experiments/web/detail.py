@@ -15,6 +15,7 @@ from django.views.decorators.http import require_safe
 
 from experiments.models import AuditEvent, Experiment, Exposure, Phase, Variant
 from experiments.services.looks import newest_snapshot
+from experiments.statistics.phases import alpha_in_phase
 from experiments.statistics.snapshot import Snapshot
 from experiments.statistics.verdict import Decision
 from experiments.web.definitions import DEFINITIONS
@@ -94,7 +95,7 @@ def results_context(experiment: Experiment) -> dict[str, Any]:
         "newest_id": stored.pk if stored else 0,
         "arms": [_arm(variant) for variant in variants],
         "choices": _ship_choices(variants, snapshot),
-        "settings_list": _settings(experiment),
+        "settings_list": _settings(experiment, phase),
         "define": DEFINITIONS,
     }
     if stored and snapshot:
@@ -145,7 +146,7 @@ def _ship_choices(variants: list[Variant], snapshot: Snapshot | None) -> list[Sh
     return [ShipChoice(key, key in supported, key == winner) for key in keys]
 
 
-def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
+def _settings(experiment: Experiment, phase: Phase | None) -> list[tuple[str, str, str]]:
     """Term, value in words, meaning."""
     units = {"conversation": "conversations", "user": "users", "request": "requests"}[experiment.unit]
     maximum = number(experiment.maximum_units)
@@ -156,11 +157,11 @@ def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
             f"{saving(experiment.min_saving)} decoded tokens",
             DEFINITIONS["min_saving"].meaning,
         ),
-        ("Alpha", percent(experiment.alpha), DEFINITIONS["alpha"].meaning),
+        ("Alpha", _alpha(experiment, phase), DEFINITIONS["alpha"].meaning),
         ("Unit", f"{units}; each stays in its arm", "What is assigned to an arm, by a hash of its id."),
         (
             "Maximum",
-            f"{maximum} {units} over all arms",
+            f"{maximum} {units} over all arms and phases",
             "Reached without a decision, the experiment is inconclusive.",
         ),
         (
@@ -184,6 +185,11 @@ def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
             "The labels that decide; predictions of a judge or of users only sharpen them.",
         ),
     ]
+
+
+def _alpha(experiment: Experiment, phase: Phase | None) -> str:
+    number = phase.number if phase else 1
+    return f"{percent(experiment.alpha)}; {100 * alpha_in_phase(experiment.alpha, number):.3g}% in phase {number}"
 
 
 def _history(experiment: Experiment) -> list[HistoryItem]:

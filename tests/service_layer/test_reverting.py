@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from experiments.models import AuditEvent, Experiment, Notification, Phase, Snapshot, UseCase
 from experiments.services import experiments as service
@@ -178,3 +180,40 @@ def test_an_experiment_that_leaves_decisions_to_people_is_left_alone(use_case: U
     assert snapshot is not None
     assert snapshot.data["verdict"]["decision"] == "revert"
     assert Experiment.objects.get().state == "running"
+
+
+def test_each_phase_tests_at_its_share_of_the_declared_alphas(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, alpha=0.04, false_revert_alpha=0.08)
+    found = []
+    for _ in range(2):
+        stored = look(phase.experiment_id)
+        assert stored is not None
+        found.append([stored.data["design"][name] for name in ("alpha", "false_revert_alpha")])
+        service.pause("ada", Experiment.objects.get())
+        service.resume("ada", Experiment.objects.get())
+    assert found == [pytest.approx([0.03, 0.06]), pytest.approx([0.0075, 0.015])]
+
+
+def test_the_maximum_counts_the_units_of_all_phases(use_case: UseCase, admit: Admit) -> None:
+    experiment = run(use_case, maximum_units=100).experiment
+    for _ in range(2):
+        newest = Experiment.objects.get().phase
+        assert newest is not None
+        traffic(admit, newest, n=30)
+        assert Experiment.objects.get().state == "running"
+        look(experiment.pk)
+        if Experiment.objects.get().state == "running":
+            service.resume("ada", service.pause("ada", experiment))
+    assert Experiment.objects.get().conclusion == "inconclusive"
+    assert Snapshot.objects.first().data["total_units"] == 120  # type: ignore[union-attr]
+
+
+def test_the_units_of_a_phase_that_ended_long_ago_are_counted_once(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case)
+    traffic(admit, phase, n=10)
+    service.resume("ada", service.pause("ada", phase.experiment))
+    look(phase.experiment_id)
+    assert Phase.objects.get(pk=phase.pk).exposures is None
+    Phase.objects.filter(pk=phase.pk).update(ended_at=timezone.now() - timedelta(hours=2))
+    look(phase.experiment_id)
+    assert Phase.objects.get(pk=phase.pk).exposures == 20
