@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import django.db.models.deletion
 from django.db import migrations, models
 
 # The columns of a request and of a unit's totals before this migration; the new ones come behind a request's last.
@@ -56,6 +57,19 @@ class Migration(migrations.Migration):
             name="exposures",
             field=models.PositiveIntegerField(
                 null=True, blank=True, help_text="Units that were exposed in it; kept some time after its end."
+            ),
+        ),
+        migrations.AddField(
+            model_name="variant",
+            name="ship_snapshot",
+            field=models.ForeignKey(
+                to="experiments.snapshot",
+                on_delete=django.db.models.deletion.SET_NULL,
+                null=True,
+                blank=True,
+                related_name="+",
+                help_text="The last look of a phase whose verdict on this variant is ship; later phases leave it as it "
+                "is.",
             ),
         ),
         # Counted (1), labelled (2) and right (4) then, with feedback (16): columns 15, 16 and 19 of a request.

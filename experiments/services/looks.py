@@ -63,7 +63,7 @@ def look(experiment_id: int) -> models.Snapshot | None:
         with transaction.atomic():
             snapshot = analyse(gather(experiment, phase, now))
             stored = models.Snapshot.objects.create(phase=phase, taken_at=now, data=snapshot.to_dict())
-            act_on(phase, snapshot)
+            act_on(stored, snapshot)
         note_look(experiment_id, now)
         return stored
     finally:
