@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from experiments import wire
@@ -198,7 +198,11 @@ def grade_again(admission_ids: Sequence[str]) -> None:
     grade(ShadowRun.objects.filter(admission_id__in=admission_ids, state=State.ANSWERED))
 
 
-def _references(admission_ids: Iterable[str]) -> Any:
-    sources = (Label.Source.REFERENCE, Label.Source.AUDIT)
-    found = Label.objects.filter(admission_id__in=list(admission_ids), source__in=sources).exclude(reference="")
-    return found.order_by("source")  # the reference last, so that it wins over an audit's
+def _references(admission_ids: Iterable[str]) -> Iterable[Label]:
+    """The labels that their experiment measures EM by: both sides of a pair are graded by the same reference."""
+    of_estimand = Label.objects.filter(
+        Q(admission__audited=True) | ~Q(source=Label.Source.AUDIT),
+        admission_id__in=list(admission_ids),
+        source=F("admission__phase__experiment__estimand_source"),
+    )
+    return of_estimand.exclude(reference="")
