@@ -7,7 +7,7 @@ has run, and units with many requests stay one observation each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +34,13 @@ WHERE phase_id = %s AND admitted_at >= %s AND admitted_at < %s ORDER BY admitted
 """
 
 
-def count_until(experiment: Experiment, phase: Phase, cutoff: datetime, lost_before: datetime) -> None:
+def count_until(
+    experiment: Experiment,
+    phase: Phase,
+    cutoff: datetime,
+    lost_before: datetime,
+    after_chunk: Callable[[], None] | None = None,
+) -> None:
     """Count the requests admitted before ``cutoff``, and recount what changed since it was counted.
 
     In chunks of one transaction each, so that the ledger writer never waits for long; whoever is killed in
@@ -46,9 +52,11 @@ def count_until(experiment: Experiment, phase: Phase, cutoff: datetime, lost_bef
         cutoff: admission time up to which requests are counted.
         lost_before: a request without an ending whose deadline is before counts as lost; one whose deadline is
             not is left for later.
+        after_chunk: called after each chunk but the last.
     """
     while _count_chunk(experiment, phase, cutoff, lost_before):
-        pass
+        if after_chunk is not None:
+            after_chunk()
 
 
 def rebuild(experiment: Experiment, phase: Phase, lost_before: datetime) -> None:

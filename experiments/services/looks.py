@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from experiments import models
@@ -48,26 +48,36 @@ def look(experiment_id: int) -> models.Snapshot | None:
     """Analyse the newest phase, store the snapshot, and revert what its verdict says to revert.
 
     Returns:
-        The snapshot; None when another look holds the lease, or the experiment never started.
+        The snapshot; None when another look holds the lease or took it over, or the experiment never started.
     """
-    if not _claim(experiment_id):
+    lease = _Lease.claim(experiment_id)
+    if lease is None:
         return None
     try:
-        experiment = Experiment.objects.get(pk=experiment_id)
-        phase = experiment.phase
-        if phase is None:
-            return None
-        now = timezone.now()
-        lost_before = now - timedelta(seconds=LOST_AFTER_SECONDS)
-        accumulators.count_until(experiment, phase, _cutoff(experiment, phase, now, lost_before), lost_before)
-        with transaction.atomic():
-            snapshot = analyse(gather(experiment, phase, now))
-            stored = models.Snapshot.objects.create(phase=phase, taken_at=now, data=snapshot.to_dict())
-            act_on(stored, snapshot)
-        note_look(experiment_id, now)
-        return stored
+        return _look(experiment_id, lease)
+    except _LeaseLostError:
+        return None
     finally:
-        Experiment.objects.filter(pk=experiment_id).update(look_lease_until=None, looked_at=timezone.now())
+        lease.release()
+
+
+def _look(experiment_id: int, lease: _Lease) -> models.Snapshot | None:
+    experiment = Experiment.objects.get(pk=experiment_id)
+    phase = experiment.phase
+    if phase is None:
+        return None
+    now = timezone.now()
+    lost_before = now - timedelta(seconds=LOST_AFTER_SECONDS)
+    cutoff = _cutoff(experiment, phase, now, lost_before)
+    accumulators.count_until(experiment, phase, cutoff, lost_before, after_chunk=lease.renew)
+    with transaction.atomic():
+        lease.hold()
+        snapshot = analyse(gather(experiment, phase, now))
+        stored = models.Snapshot.objects.create(phase=phase, taken_at=now, data=snapshot.to_dict())
+        act_on(stored, snapshot)
+        Experiment.objects.filter(pk=experiment_id).update(looked_at=timezone.now())
+    note_look(experiment_id, now)
+    return stored
 
 
 def gather(experiment: Experiment, phase: Phase, now: datetime) -> LookInputs:
@@ -169,9 +179,45 @@ def _cutoff(experiment: Experiment, phase: Phase, now: datetime, lost_before: da
     return min(oldest or now, labelled)
 
 
-def _claim(experiment_id: int) -> bool:
-    """Take the lease by a conditional UPDATE: one look at a time, and a dead one's lease runs out."""
-    now = timezone.now()
-    free = Q(look_lease_until=None) | Q(look_lease_until__lt=now)
-    claimed = Experiment.objects.filter(free, pk=experiment_id)
-    return claimed.update(look_lease_until=now + timedelta(seconds=LEASE_SECONDS)) == 1
+class _LeaseLostError(Exception):
+    """This look took longer than its lease, and another one has begun since."""
+
+
+class _Lease:
+    """The right to look at an experiment: one look at a time, and a dead one's lease runs out.
+
+    Its end is also its name: only who holds it may renew or release it.
+    """
+
+    def __init__(self, experiment_id: int, until: datetime) -> None:
+        self._experiment_id = experiment_id
+        self._until = until
+
+    @classmethod
+    def claim(cls, experiment_id: int) -> _Lease | None:
+        """Take it by a conditional UPDATE; None while another look has it."""
+        now = timezone.now()
+        free = Q(look_lease_until=None) | Q(look_lease_until__lt=now)
+        lease = cls(experiment_id, now + timedelta(seconds=LEASE_SECONDS))
+        claimed = Experiment.objects.filter(free, pk=experiment_id).update(look_lease_until=lease._until)
+        return lease if claimed == 1 else None
+
+    def renew(self) -> None:
+        """Have it run from now on; _LeaseLostError when it is another's."""
+        until = timezone.now() + timedelta(seconds=LEASE_SECONDS)
+        if self._mine().update(look_lease_until=until) != 1:
+            raise _LeaseLostError
+        self._until = until
+
+    def hold(self) -> None:
+        """Let nobody take it over before this transaction ends; _LeaseLostError when it is another's."""
+        # Not by renewing it: a transaction that fails would take the new name back.
+        if not list(self._mine().select_for_update().values_list("pk")):
+            raise _LeaseLostError
+
+    def release(self) -> None:
+        """Give it up, if it is still held."""
+        self._mine().update(look_lease_until=None)
+
+    def _mine(self) -> QuerySet[Experiment]:
+        return Experiment.objects.filter(pk=self._experiment_id, look_lease_until=self._until)
