@@ -103,9 +103,9 @@ class ArmAggregates:
             object.__setattr__(self, "answered_due", self.due)
         if self.answered_labelled is None:
             object.__setattr__(self, "answered_labelled", self.labelled_completions)
-        due, labelled = self.due_and_labelled
-        self._at_most("answered_due", due, "labels_due", self.due)
-        self._at_most("answered_labelled", labelled, "answered_due", due)
+        answered_due, answered_labelled = self.due_and_labelled
+        self._at_most("answered_due", answered_due, "labels_due", self.due)
+        self._at_most("answered_labelled", answered_labelled, "answered_due", answered_due)
         self._at_most("late_labels", self.late_labels, "completions", self.completions)
         self._at_most("corrected_labels", self.corrected_labels, "completions", self.completions)
         self._at_most("enforcement_failures", self.enforcement_failures, "completions", self.completions)
