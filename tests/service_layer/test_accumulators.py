@@ -182,13 +182,17 @@ _EVENT = st.tuples(
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(events=st.lists(_EVENT, max_size=40))
-def test_what_was_counted_step_by_step_equals_a_rebuild(admit: Admit, phase: Phase, events: list[Any]) -> None:
+@given(events=st.lists(_EVENT, max_size=40), source=st.sampled_from(["reference", "audit"]))
+def test_what_was_counted_step_by_step_equals_a_rebuild(
+    admit: Admit, phase: Phase, events: list[Any], source: str
+) -> None:
     """Duplicates, late labels, corrections and late endings, in any order."""
     with transaction.atomic():
+        Experiment.objects.update(estimand_source=source, audit_every=1)
+        phase = Phase.objects.get(pk=phase.pk)
         admitted: set[int] = set()
         for kind, who, value in events:
-            _do(kind, who, value, admit, phase, admitted)
+            _do(kind, who, value, admit, phase, admitted, source)
         count(phase)
         step_by_step, sketch = contents(phase), _sketches(phase)
         accumulators.rebuild(phase.experiment, phase, LATER)
@@ -227,22 +231,23 @@ def test_sketches_rebuilt_and_counted_step_by_step_agree_within_their_rank_error
             assert abs(np.mean(tokens <= sketch.quantile(q)) - q) <= sketch.rank_error + 1 / tokens.size
 
 
-def _do(kind: str, who: int, value: int, admit: Admit, phase: Phase, admitted: set[int]) -> None:
+def _do(kind: str, who: int, value: int, admit: Admit, phase: Phase, admitted: set[int], source: str) -> None:
     name = f"r{who}"
     if kind == "admit":
         segment = ("", "batch", "realtime")[who % 3]
         unit, variant = f"u{who % 4}", VARIANTS[who % 4 // 2]
-        ingest([admit(name, phase=phase, variant=variant, unit=unit, segment=segment, admitted_at=NOON + who)], [])
+        drawn = source == "audit" and who % 3 > 0
+        options = {"segment": segment, "admitted_at": NOON + who, "audited": drawn, "reference": ("42", None)[who % 2]}
+        ingest([admit(name, phase=phase, variant=variant, unit=unit, **options)], [])
         admitted.add(who)
     elif kind == "end":
         ingest([], [answered(name, str(value % 2), thinking_tokens=value)])
     elif kind == "count":
         count(phase, value / 30)
-    elif who in admitted:
-        label = (
-            NewLabel(name, str(value % 2)) if kind == "label" else NewLabel(name, source="feedback", score=value / 300)
-        )
-        submit_labels([label])
+    elif who in admitted and kind == "feedback":
+        submit_labels([NewLabel(name, source="feedback", score=value / 300)])
+    elif who in admitted and (source == "reference" or who % 3 > 0):
+        submit_labels([NewLabel(name, str(value % 2), source)])
 
 
 def _sketches(phase: Phase) -> dict[int, QuantileSketch]:
