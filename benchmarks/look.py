@@ -130,7 +130,7 @@ def _fill(completions: int) -> dict[str, np.ndarray]:
         mine = order[rows["arm"][order] == number]
         pairs = mine.reshape(-1, 2)
         columns = {name: np.zeros(len(pairs), dtype=np.int64) for name in UNIT_COLUMNS}
-        for name in ("completions", "answered", "due", "labelled"):
+        for name in ("completions", "answered", "due", "labelled", "due_answered", "labelled_answered"):
             columns[name][:] = 2
         columns["labelled_units"][:] = 1
         columns["correct"] = rows["correct"][pairs].sum(axis=1)

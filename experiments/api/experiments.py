@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Router, Schema
@@ -33,6 +34,7 @@ class VariantOut(Schema):
     checkpoint: str
     weight: float
     reverted_at: datetime | None
+    ship_shown_at: datetime | None
 
 
 class ExperimentOut(Schema):
@@ -96,15 +98,13 @@ class DeclarationsIn(Schema):
 @router.get("", response=list[ExperimentOut])
 def list_experiments(request: HttpRequest) -> list[ExperimentOut]:
     """All experiments, the newest first."""
-    rows = Experiment.objects.select_related("use_case").prefetch_related("variants__checkpoint__model")
-    return [_out(row) for row in rows]
+    return [_out(row) for row in _rows()]
 
 
 @router.get("/{int:experiment_id}", response=ExperimentOut)
 def read_experiment(request: HttpRequest, experiment_id: int) -> ExperimentOut:
     """One experiment."""
-    rows = Experiment.objects.select_related("use_case").prefetch_related("variants__checkpoint__model")
-    return _out(get_object_or_404(rows, pk=experiment_id))
+    return _out(get_object_or_404(_rows(), pk=experiment_id))
 
 
 @router.patch("/{int:experiment_id}", response=ExperimentOut)
@@ -156,6 +156,11 @@ def _newest(experiment_id: int) -> Snapshot:
     return snapshot
 
 
+def _rows() -> QuerySet[Experiment]:
+    shown = Prefetch("variants__ship_snapshot", Snapshot.objects.defer("data"))
+    return Experiment.objects.select_related("use_case").prefetch_related("variants__checkpoint__model", shown)
+
+
 def _out(row: Experiment) -> ExperimentOut:
     plain = {
         name: getattr(row, name)
@@ -194,6 +199,7 @@ def _out(row: Experiment) -> ExperimentOut:
             checkpoint=str(v.checkpoint),
             weight=v.weight,
             reverted_at=v.reverted_at,
+            ship_shown_at=v.ship_snapshot.taken_at if v.ship_snapshot else None,
         )
         for v in row.variants.all()
     ]

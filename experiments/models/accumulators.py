@@ -1,7 +1,7 @@
 """What the accumulators hold: sums per unit, moments per arm, and the state of running tests.
 
-Written by ``experiments.services.accumulators`` alone. Everything but the tests' state can be rebuilt from
-admissions, completions and labels.
+Written by ``experiments.services.accumulators`` alone. Everything but the tests' state and
+the requests' history can be rebuilt from admissions, completions and labels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ class CountedRequest(models.Model):
     id = models.CharField(primary_key=True, max_length=48)
     phase = models.ForeignKey(Phase, on_delete=models.CASCADE)
     values = ArrayField(models.BigIntegerField())
+    history = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Flags of what it went through while it was counted; a rebuild keeps them."
+    )
 
     def __str__(self) -> str:
         return self.id

@@ -116,6 +116,14 @@ class Variant(models.Model):
     weight = models.FloatField(help_text="Share of the units in the experiment, in (0, 1].")
     reverted_at = models.DateTimeField(null=True, blank=True)
     reverted_why = models.TextField(blank=True)
+    ship_snapshot = models.ForeignKey(
+        "experiments.Snapshot",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The last look of a phase whose verdict on this variant is ship; later phases leave it as it is.",
+    )
 
     class Meta:
         ordering = ["experiment_id", "position"]
@@ -149,6 +157,9 @@ class Phase(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     counted_until = models.DateTimeField(
         null=True, blank=True, help_text="The accumulators hold the requests admitted before."
+    )
+    exposures = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Units that were exposed in it; kept some time after its end."
     )
 
     class Meta:

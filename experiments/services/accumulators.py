@@ -7,7 +7,7 @@ has run, and units with many requests stay one observation each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +34,13 @@ WHERE phase_id = %s AND admitted_at >= %s AND admitted_at < %s ORDER BY admitted
 """
 
 
-def count_until(experiment: Experiment, phase: Phase, cutoff: datetime, lost_before: datetime) -> None:
+def count_until(
+    experiment: Experiment,
+    phase: Phase,
+    cutoff: datetime,
+    lost_before: datetime,
+    after_chunk: Callable[[], None] | None = None,
+) -> None:
     """Count the requests admitted before ``cutoff``, and recount what changed since it was counted.
 
     In chunks of one transaction each, so that the ledger writer never waits for long; whoever is killed in
@@ -46,24 +52,33 @@ def count_until(experiment: Experiment, phase: Phase, cutoff: datetime, lost_bef
         cutoff: admission time up to which requests are counted.
         lost_before: a request without an ending whose deadline is before counts as lost; one whose deadline is
             not is left for later.
+        after_chunk: called after each chunk but the last.
     """
     while _count_chunk(experiment, phase, cutoff, lost_before):
-        pass
+        if after_chunk is not None:
+            after_chunk()
 
 
 def rebuild(experiment: Experiment, phase: Phase, lost_before: datetime) -> None:
     """Count a phase again from its requests, completions and labels, up to where it was counted.
 
-    The state of tests that depend on the order of their data is kept: what came when cannot be told any more.
+    The state of tests that depend on the order of their data is kept, and so is each request's history: what came when
+    cannot be told any more.
     """
     with transaction.atomic():
         _lock(phase)
         until = phase.counted_until
-        for table in (CountedRequest, UnitTotals, ArmMoments, Recount):
+        if until is None:
+            return
+        # Labels that wait to be counted came after their requests: with the rest they would be counted at their places.
+        while _count_chunk(experiment, phase, until, lost_before):
+            pass
+        for table in (UnitTotals, ArmMoments, Recount):
             table.objects.filter(phase=phase).delete()
+        CountedRequest.objects.filter(phase=phase).update(values=[])
         phase.counted_until = None
         phase.save(update_fields=["counted_until"])
-        while until is not None and _count_chunk(experiment, phase, until, lost_before, advance_tests=False):
+        while _count_chunk(experiment, phase, until, lost_before):
             pass
 
 
@@ -74,9 +89,7 @@ def load_moments(phase: Phase) -> dict[tuple[int, str], UnitMoments]:
 
 
 @transaction.atomic
-def _count_chunk(
-    experiment: Experiment, phase: Phase, cutoff: datetime, lost_before: datetime, *, advance_tests: bool = True
-) -> bool:
+def _count_chunk(experiment: Experiment, phase: Phase, cutoff: datetime, lost_before: datetime) -> bool:
     """Count at most CHUNK new requests, or all that share one moment; False when nothing is left to do."""
     _lock(phase)
     since = phase.counted_until or _START_OF_TIME
@@ -86,8 +99,7 @@ def _count_chunk(
     batch = counted_requests.read(experiment, window, changed)
     _apply(phase, batch)
     sketches.update(phase, batch)
-    if advance_tests:
-        processes.advance(experiment, phase, batch)
+    processes.advance(experiment, phase, batch)
     phase.counted_until = until
     phase.save(update_fields=["counted_until"])
     return more or len(changed) == CHUNK
@@ -195,7 +207,7 @@ def _store_totals(phase: Phase, changes: Mapping[tuple[int, str], _Change]) -> N
         for unit, totals in zip(change.units, change.after, strict=True)
     )
     key = ("phase_id", "variant_id", "cohort", "unit_hash")
-    upsert(UnitTotals._meta.db_table, (*key, "totals"), key, "totals", lines)
+    upsert(UnitTotals._meta.db_table, (*key, "totals"), key, ("totals",), lines)
 
 
 def _store_moments(phase: Phase, key: tuple[int, str], change: _Change) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import IntFlag
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,22 @@ from experiments.statistics.guardrails import slow_after
 
 COLUMNS = (*REQUEST_COLUMNS, *PAIR_COLUMNS)
 
+
+class History(IntFlag):
+    """What a request went through while it was counted, which its present state does not tell.
+
+    Tests that depend on the order of their data take a request once, whatever becomes of its label afterwards.
+    """
+
+    COUNTED = 1
+    LABELLED = 2
+    RIGHT = 4  # when it was first counted with a label
+    LATE = 8  # it was counted before without one
+    FEEDBACK = 16
+
+
+_ENTERS_BY = {"completions": History.COUNTED, "labelled": History.LABELLED, "feedback": History.FEEDBACK}
+
 # A proxy that is missing counts as undecided: a prediction may be any function of what is known.
 _UNDECIDED = 50
 
@@ -30,7 +47,8 @@ WITH picked AS (
     SELECT a.* FROM experiments_admission a
     WHERE a.id = ANY(%(changed)s) AND a.variant_id IS NOT NULL AND a.admitted_at < %(until)s
 ), known AS (
-    SELECT a.id, a.variant_id, a.unit_hash, a.segment, a.admitted_at, k.values AS counted,
+    SELECT a.id, a.variant_id, a.unit_hash, a.segment, a.admitted_at,
+           k.values AS counted, coalesce(k.history, 0) AS history,
            c.thinking_tokens, c.answer_tokens, c.probe_tokens, c.overrun_tokens, c.latency_seconds,
            coalesce(c.outcome, 'timeout') AS outcome, c.finish_reason, c.answer,
            coalesce(c.deliveries, 1) AS deliveries, coalesce(c.enforcement_failures, '') AS enforcement_failures,
@@ -46,6 +64,7 @@ WITH picked AS (
     LEFT JOIN experiments_completion c ON c.id = a.id
     LEFT JOIN experiments_label l ON l.admission_id = a.id AND l.source = %(source)s
          AND (%(grading)s = '' OR l.grading IN (%(grading)s, 'person/1'))
+        AND (l.source <> 'audit' OR a.audited)
     LEFT JOIN experiments_label x ON x.admission_id = a.id AND x.source = %(proxy)s
     LEFT JOIN experiments_label f ON f.admission_id = a.id AND f.source = 'feedback'
     LEFT JOIN experiments_exposure e ON e.admission_id = a.id
@@ -53,7 +72,7 @@ WITH picked AS (
     LEFT JOIN experiments_countedrequest k ON k.id = a.id
     WHERE c.id IS NOT NULL OR a.deadline_at <= %(lost_before)s
 )
-SELECT id, variant_id, unit_hash, segment, treatment_id, counted, latency_seconds,
+SELECT id, variant_id, unit_hash, segment, treatment_id, counted, history, latency_seconds,
        1 AS completions,
        (outcome = 'answered')::int AS answered, (outcome = 'error')::int AS error,
        (outcome = 'timeout')::int AS timeout, (outcome = 'cancelled')::int AS cancelled,
@@ -69,6 +88,9 @@ SELECT id, variant_id, unit_hash, segment, treatment_id, counted, latency_second
        CASE WHEN correct IS NULL THEN 0 ELSE proxy END AS labelled_proxy, proxy,
        (feedback IS NOT NULL)::int AS feedback, coalesce(feedback < {_UNDECIDED}, false)::int AS negative,
        prompt_characters, (enforcement_failures <> '')::int AS unenforced,
+       CASE WHEN outcome = 'answered' THEN due ELSE 0 END AS due_answered,
+       (outcome = 'answered' AND correct IS NOT NULL)::int AS labelled_answered,
+       0 AS late, 0 AS corrected,  -- from the request's history
        (kind IS NOT NULL)::int AS pairs, (NOT coalesce(agrees, true))::int AS disagreements,
        (graded.yes)::int AS graded,
        (graded.yes AND control_right AND treatment_right)::int AS both_right,
@@ -143,11 +165,15 @@ class Batch:
         rows: k requests.
         values: shape (k, len(COLUMNS)), what each adds now.
         before: the same as it was counted before; zeros for what is new.
+        history: shape (k,), flags of `History`, this count included.
+        past: the same without this count.
     """
 
     rows: tuple[CountedRow, ...]
     values: NDArray[np.int64]
     before: NDArray[np.int64]
+    history: NDArray[np.int64]
+    past: NDArray[np.int64]
 
     @property
     def differences(self) -> NDArray[np.int64]:
@@ -157,11 +183,10 @@ class Batch:
         """One column of ``values``, shape (k,)."""
         return self.values[:, COLUMNS.index(name)]
 
-    def newly(self, name: str) -> NDArray[np.bool_]:
-        """Which requests have this 0/1 column set for the first time, shape (k,)."""
-        index = COLUMNS.index(name)
-        newly: NDArray[np.bool_] = (self.values[:, index] > 0) & (self.before[:, index] == 0)
-        return newly
+    def entering(self, name: str) -> NDArray[np.bool_]:
+        """Which requests have this 0/1 column (completions, labelled or feedback) set for the first time ever."""
+        entering: NDArray[np.bool_] = (self.column(name) > 0) & (self.past & _ENTERS_BY[name] == 0)
+        return entering
 
 
 def take_changed(window: Window, limit: int) -> list[str]:
@@ -191,21 +216,49 @@ def read(experiment: Experiment, window: Window, changed: Sequence[str]) -> Batc
         found = cursor.fetchall()
     values = np.zeros((len(found), len(COLUMNS)), dtype=np.int64)
     before = np.zeros_like(values)
+    past = np.zeros(len(found), dtype=np.int64)
     rows = []
-    for i, (key, variant, unit, segment, treatment, counted, latency, *columns) in enumerate(found):
-        values[i] = columns
-        if counted is not None:
+    for i, (key, variant, unit, segment, treatment, counted, history, latency, *columns) in enumerate(found):
+        values[i], past[i] = columns, history
+        # A rebuild leaves the history of a request whose values it has emptied.
+        if counted:
             before[i] = counted
-        rows.append(CountedRow(key, variant, unit, segment, treatment, latency, counted is None))
-    return Batch(tuple(rows), values, before)
+        rows.append(CountedRow(key, variant, unit, segment, treatment, latency, not counted))
+    return Batch(tuple(rows), values, before, _remember(values, past), past)
+
+
+def _remember(values: NDArray[np.int64], past: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The history with this count; writes the columns late and corrected of ``values``."""
+
+    def column(name: str) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = values[:, COLUMNS.index(name)] > 0
+        return found
+
+    labelled, right = column("labelled"), column("correct")
+    first = labelled & (past & History.LABELLED == 0)
+    late = first & (past & History.COUNTED > 0)
+    history = past | History.COUNTED
+    for flag, where in (
+        (History.LABELLED, first),
+        (History.RIGHT, first & right),
+        (History.LATE, late),
+        (History.FEEDBACK, column("feedback")),
+    ):
+        history |= np.where(where, int(flag), 0)
+    # A lost request counts as wrong where a label is due; with an answer after all it may have no label any more.
+    as_it_was = labelled & (right == (history & History.RIGHT > 0))
+    values[:, COLUMNS.index("late")] = history & History.LATE > 0
+    values[:, COLUMNS.index("corrected")] = (history & History.LABELLED > 0) & ~as_it_was
+    return history
 
 
 def store(phase: Phase, batch: Batch) -> None:
     """Keep what was counted of each request."""
-    changed = np.any(batch.differences != 0, axis=1).tolist()
+    changed = (np.any(batch.differences != 0, axis=1) | (batch.history != batch.past)).tolist()
     lines = (
-        f"{row.id}\t{phase.pk}\t{{{','.join(map(str, values.tolist()))}}}\n"
-        for row, values, keep in zip(batch.rows, batch.values, changed, strict=True)
+        f"{row.id}\t{phase.pk}\t{{{','.join(map(str, values.tolist()))}}}\t{history}\n"
+        for row, values, history, keep in zip(batch.rows, batch.values, batch.history.tolist(), changed, strict=True)
         if keep
     )
-    upsert(CountedRequest._meta.db_table, ("id", "phase_id", "values"), ("id",), "values", lines)
+    columns = ("id", "phase_id", "values", "history")
+    upsert(CountedRequest._meta.db_table, columns, ("id",), ("values", "history"), lines)

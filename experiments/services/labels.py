@@ -83,7 +83,8 @@ def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
     """Store labels that come after their request; a second one of a source corrects the first.
 
     Raises:
-        InvalidInput: a value is missing or not allowed, or a completion is unknown; nothing is stored.
+        InvalidInput: a value is missing or not allowed, a completion is unknown, or an audit label is for one that
+            the audit did not draw; nothing is stored.
     """
     for number, label in enumerate(labels, 1):
         _check(f"labels[{number}]", label)
@@ -106,6 +107,7 @@ def _submit(labels: Sequence[NewLabel], latest: Mapping[tuple[str, str], NewLabe
         )
     for number, label in enumerate(labels, 1):
         _check_gradable(f"labels[{number}]", label, graders[label.completion_id])
+    _check_drawn([pk for pk, source in latest if source == Label.Source.AUDIT])
     _store(latest.values(), graders)
     ids = [pk for pk, _ in latest]
     grade_stored(ids)
@@ -166,6 +168,17 @@ def _check_gradable(where: str, label: NewLabel, grader: Grader) -> None:
         grader.check_reference(label.reference)
     except ValueError as error:
         raise InvalidInput(f"{where}.{error}", "reference") from error
+
+
+def _check_drawn(audited: Sequence[str]) -> None:
+    """Raise InvalidInput where an audit label is for a request that chance did not choose: it would choose EM."""
+    drawn = set(Admission.objects.filter(pk__in=audited, audited=True).values_list("pk", flat=True))
+    if chosen := [pk for pk in audited if pk not in drawn]:
+        raise InvalidInput(
+            f"completion_id {chosen[0]!r} was not drawn for the audit ({len(chosen)} of {len(audited)} audit labels "
+            "are for such requests); GET /api/v1/experiments/{id}/audit lists those that were",
+            "completion_id",
+        )
 
 
 def audit_queue(experiment: Experiment, limit: int) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from experiments import models
@@ -22,12 +22,15 @@ from experiments.statistics.design import Design
 from experiments.statistics.evidence import Evidence
 from experiments.statistics.guardrails import from_json
 from experiments.statistics.moments import UnitMoments
+from experiments.statistics.phases import alpha_in_phase
 from experiments.statistics.snapshot import LookInputs, analyse
 from experiments.statistics.srm import SequentialSRM
 
 LEASE_SECONDS = 120
 # A request this much past its deadline without a word has been lost: it counts as a timeout.
 LOST_AFTER_SECONDS = 10
+# By then the ledger writer has stored what gateways admitted before they heard of a phase's end.
+SETTLED_AFTER = timedelta(hours=1)
 
 _OLDEST_PENDING = """
 SELECT min(a.admitted_at) FROM experiments_admission a
@@ -45,26 +48,36 @@ def look(experiment_id: int) -> models.Snapshot | None:
     """Analyse the newest phase, store the snapshot, and revert what its verdict says to revert.
 
     Returns:
-        The snapshot; None when another look holds the lease, or the experiment never started.
+        The snapshot; None when another look holds the lease or took it over, or the experiment never started.
     """
-    if not _claim(experiment_id):
+    lease = _Lease.claim(experiment_id)
+    if lease is None:
         return None
     try:
-        experiment = Experiment.objects.get(pk=experiment_id)
-        phase = experiment.phase
-        if phase is None:
-            return None
-        now = timezone.now()
-        lost_before = now - timedelta(seconds=LOST_AFTER_SECONDS)
-        accumulators.count_until(experiment, phase, _cutoff(experiment, phase, now, lost_before), lost_before)
-        with transaction.atomic():
-            snapshot = analyse(gather(experiment, phase, now))
-            stored = models.Snapshot.objects.create(phase=phase, taken_at=now, data=snapshot.to_dict())
-            act_on(phase, snapshot)
-        note_look(experiment_id, now)
-        return stored
+        return _look(experiment_id, lease)
+    except _LeaseLostError:
+        return None
     finally:
-        Experiment.objects.filter(pk=experiment_id).update(look_lease_until=None, looked_at=timezone.now())
+        lease.release()
+
+
+def _look(experiment_id: int, lease: _Lease) -> models.Snapshot | None:
+    experiment = Experiment.objects.get(pk=experiment_id)
+    phase = experiment.phase
+    if phase is None:
+        return None
+    now = timezone.now()
+    lost_before = now - timedelta(seconds=LOST_AFTER_SECONDS)
+    cutoff = _cutoff(experiment, phase, now, lost_before)
+    accumulators.count_until(experiment, phase, cutoff, lost_before, after_chunk=lease.renew)
+    with transaction.atomic():
+        lease.hold()
+        snapshot = analyse(gather(experiment, phase, now))
+        stored = models.Snapshot.objects.create(phase=phase, taken_at=now, data=snapshot.to_dict())
+        act_on(stored, snapshot)
+        Experiment.objects.filter(pk=experiment_id).update(looked_at=timezone.now())
+    note_look(experiment_id, now)
+    return stored
 
 
 def gather(experiment: Experiment, phase: Phase, now: datetime) -> LookInputs:
@@ -79,7 +92,21 @@ def gather(experiment: Experiment, phase: Phase, now: datetime) -> LookInputs:
         duration_reached=_duration_reached(experiment, now),
         reverted=tuple(sorted(key for key in variants if key not in phase.weights)),
         evidence=_evidence(experiment, phase, staying, moments),
+        earlier_units=_earlier_units(phase, now),
     )
+
+
+def _earlier_units(phase: Phase, now: datetime) -> int:
+    """Exposures of the phases before. Their number is kept once none can come any more."""
+    total = 0
+    for earlier in Phase.objects.filter(experiment=phase.experiment_id, number__lt=phase.number):
+        exposures = earlier.exposures
+        if exposures is None:
+            exposures = models.Exposure.objects.filter(phase=earlier).count()
+            if earlier.ended_at is not None and now - earlier.ended_at > SETTLED_AFTER:
+                Phase.objects.filter(pk=earlier.pk).update(exposures=exposures)
+        total += exposures
+    return total
 
 
 def _evidence(
@@ -121,8 +148,8 @@ def _design(experiment: Experiment, phase: Phase, variants: Mapping[str, models.
         min_saving=experiment.min_saving,
         tuning_n=experiment.tuning_units,
         maximum_units=experiment.maximum_units,
-        alpha=experiment.alpha,
-        false_revert_alpha=experiment.false_revert_alpha,
+        alpha=alpha_in_phase(experiment.alpha, phase.number),
+        false_revert_alpha=alpha_in_phase(experiment.false_revert_alpha, phase.number),
         guardrails=from_json(experiment.guardrails),
         segments=tuple(experiment.segments),
     )
@@ -153,9 +180,45 @@ def _cutoff(experiment: Experiment, phase: Phase, now: datetime, lost_before: da
     return min(oldest or now, labelled)
 
 
-def _claim(experiment_id: int) -> bool:
-    """Take the lease by a conditional UPDATE: one look at a time, and a dead one's lease runs out."""
-    now = timezone.now()
-    free = Q(look_lease_until=None) | Q(look_lease_until__lt=now)
-    claimed = Experiment.objects.filter(free, pk=experiment_id)
-    return claimed.update(look_lease_until=now + timedelta(seconds=LEASE_SECONDS)) == 1
+class _LeaseLostError(Exception):
+    """This look took longer than its lease, and another one has begun since."""
+
+
+class _Lease:
+    """The right to look at an experiment: one look at a time, and a dead one's lease runs out.
+
+    Its end is also its name: only who holds it may renew or release it.
+    """
+
+    def __init__(self, experiment_id: int, until: datetime) -> None:
+        self._experiment_id = experiment_id
+        self._until = until
+
+    @classmethod
+    def claim(cls, experiment_id: int) -> _Lease | None:
+        """Take it by a conditional UPDATE; None while another look has it."""
+        now = timezone.now()
+        free = Q(look_lease_until=None) | Q(look_lease_until__lt=now)
+        lease = cls(experiment_id, now + timedelta(seconds=LEASE_SECONDS))
+        claimed = Experiment.objects.filter(free, pk=experiment_id).update(look_lease_until=lease._until)
+        return lease if claimed == 1 else None
+
+    def renew(self) -> None:
+        """Have it run from now on; _LeaseLostError when it is another's."""
+        until = timezone.now() + timedelta(seconds=LEASE_SECONDS)
+        if self._mine().update(look_lease_until=until) != 1:
+            raise _LeaseLostError
+        self._until = until
+
+    def hold(self) -> None:
+        """Let nobody take it over before this transaction ends; _LeaseLostError when it is another's."""
+        # Not by renewing it: a transaction that fails would take the new name back.
+        if not list(self._mine().select_for_update().values_list("pk")):
+            raise _LeaseLostError
+
+    def release(self) -> None:
+        """Give it up, if it is still held."""
+        self._mine().update(look_lease_until=None)
+
+    def _mine(self) -> QuerySet[Experiment]:
+        return Experiment.objects.filter(pk=self._experiment_id, look_lease_until=self._until)

@@ -1,7 +1,8 @@
 """Tests that depend on the order of their data: their state goes on from look to look, stored with what was counted.
 
 They are exact where each unit has one request: outcomes are independent then. A request enters such a test when it
-is labelled (EM) or counted (guardrails) for the first time; a later correction changes the estimates, not the test.
+is labelled (EM) or counted (guardrails) for the first time, and never again; a later correction changes the estimates,
+not the test.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ _Test = tuple[str, SafeDifference, NDArray[np.bool_], NDArray[np.bool_]]
 def _tests(experiment: Experiment, batch: Batch) -> list[_Test]:
     """Name, first state, who enters now, and with which outcome."""
     tests: list[_Test] = [
-        (EM, SafeDifference.for_interval(experiment.margin), batch.newly("labelled"), batch.column("correct") > 0)
+        (EM, SafeDifference.for_interval(experiment.margin), batch.entering("labelled"), batch.column("correct") > 0)
     ]
     for guardrail in from_json(experiment.guardrails):
         if guardrail.metric not in ABSOLUTE:
             sums, counts, _ = WATCHED[guardrail.metric]
             happened = np.any([batch.column(name) > 0 for name in sums], axis=0)
-            tests.append((_name(guardrail), SafeDifference.start((guardrail.bound,)), batch.newly(counts), happened))
+            tests.append((_name(guardrail), SafeDifference.start((guardrail.bound,)), batch.entering(counts), happened))
     return tests
 
 

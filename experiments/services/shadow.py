@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from experiments import wire
@@ -213,7 +214,10 @@ def grade_again(admission_ids: Sequence[str]) -> None:
 
 
 def references(admission_ids: Iterable[str]) -> dict[str, Label]:
-    """The label of each request whose reference its shadow run is graded by: a reference wins over an audit's."""
-    sources = (Label.Source.REFERENCE, Label.Source.AUDIT)
-    found = Label.objects.filter(admission_id__in=list(admission_ids), source__in=sources).exclude(reference="")
-    return {label.admission_id: label for label in found.order_by("source")}
+    """The label that a request's experiment measures EM by: both sides of a pair are graded by the same reference."""
+    of_estimand = Label.objects.filter(
+        Q(admission__audited=True) | ~Q(source=Label.Source.AUDIT),
+        admission_id__in=list(admission_ids),
+        source=F("admission__phase__experiment__estimand_source"),
+    )
+    return {label.admission_id: label for label in of_estimand.exclude(reference="")}

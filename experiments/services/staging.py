@@ -29,20 +29,23 @@ def stage(cursor: Any, name: str, table: str, columns: Sequence[str], lines: Ite
     cursor.copy_expert(f"COPY {name} ({names}) FROM STDIN", io.StringIO("".join(lines)))
 
 
-def upsert(table: str, columns: Sequence[str], key: Sequence[str], changed: str, lines: Iterable[str]) -> None:
-    """Insert many rows, or give those that exist another value in one column.
+def upsert(
+    table: str, columns: Sequence[str], key: Sequence[str], changed: Sequence[str], lines: Iterable[str]
+) -> None:
+    """Insert many rows, or give those that exist other values in some columns.
 
     Args:
         table: where.
         columns: of the lines, in their order.
         key: columns of a unique constraint.
-        changed: the column that an existing row gets anew.
+        changed: the columns that an existing row gets anew.
         lines: in COPY's text format, each with its line feed.
     """
     names, staged = ", ".join(columns), f"stage_{table}"
+    anew = ", ".join(f"{name} = excluded.{name}" for name in changed)
     with connection.cursor() as cursor:
         stage(cursor, staged, table, columns, lines)
         cursor.execute(
             f"INSERT INTO {table} ({names}) SELECT {names} FROM {staged} "
-            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed} = excluded.{changed}"
+            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {anew}"
         )

@@ -66,6 +66,10 @@ class ArmAggregates:
         enforcement_failures: completions whose assigned policy was not in effect.
         token_means: means by kind, for display.
         watched: 0/1 outcomes over units by guardrail metric, as far as there are any.
+        answered_due: answered completions that are to be labelled; None: all of `labels_due`.
+        answered_labelled: those of them with a label; None: all of `labelled_completions`.
+        late_labels: labels that came after their completion was first counted without one.
+        corrected_labels: completions whose correctness is not what it was when they were first counted with a label.
 
     Raises:
         ValueError: counts that contradict each other; the message names the field, the value and the bound.
@@ -83,6 +87,10 @@ class ArmAggregates:
     token_means: TokenMeans | None = None
     labels_due: int | None = None
     watched: Mapping[GuardrailMetric, ClusterAggregate] = field(default_factory=dict)
+    answered_due: int | None = None
+    answered_labelled: int | None = None
+    late_labels: int = 0
+    corrected_labels: int = 0
 
     def __post_init__(self) -> None:
         checks.count("exposures", self.exposures)
@@ -91,6 +99,15 @@ class ArmAggregates:
             object.__setattr__(self, "labels_due", self.completions)
         self._at_most("labels_due", self.due, "completions", self.completions)
         self._at_most("labelled_completions", self.labelled_completions, "labels_due", self.due)
+        if self.answered_due is None:
+            object.__setattr__(self, "answered_due", self.due)
+        if self.answered_labelled is None:
+            object.__setattr__(self, "answered_labelled", self.labelled_completions)
+        answered_due, answered_labelled = self.due_and_labelled
+        self._at_most("answered_due", answered_due, "labels_due", self.due)
+        self._at_most("answered_labelled", answered_labelled, "answered_due", answered_due)
+        self._at_most("late_labels", self.late_labels, "completions", self.completions)
+        self._at_most("corrected_labels", self.corrected_labels, "completions", self.completions)
         self._at_most("enforcement_failures", self.enforcement_failures, "completions", self.completions)
         self._equal("outcomes.total", self.outcomes.total, "completions", self.completions)
         self._require_tokens("decoded_tokens", self.decoded_tokens)
@@ -108,6 +125,12 @@ class ArmAggregates:
     def due(self) -> int:
         """Completions that are to be labelled."""
         return self.completions if self.labels_due is None else self.labels_due
+
+    @property
+    def due_and_labelled(self) -> tuple[int, int]:
+        """Answered completions that are to be labelled, and those of them that are."""
+        due = self.due if self.answered_due is None else self.answered_due
+        return due, self.labelled_completions if self.answered_labelled is None else self.answered_labelled
 
     def _require_tokens(self, name: str, tokens: ClusterAggregate) -> None:
         self._equal(f"{name}.sum_n", tokens.sum_n, "completions", self.completions)

@@ -32,6 +32,12 @@ REQUEST_COLUMNS = (
     "negative",
     "prompt_characters",
     "unenforced",
+    # Of answered requests alone: one that failed where a label is due is labelled by its failure.
+    "due_answered",
+    "labelled_answered",
+    # How what was counted of a label moved afterwards: it came late, or is not what it was.
+    "late",
+    "corrected",
 )
 # A shadowed request beside its shadow run: the treatment's answer and the full one on the same thought.
 PAIR_COLUMNS = (
@@ -83,6 +89,10 @@ def arm_aggregates(key: str, moments: UnitMoments | None, pairs: UnitMoments | N
         completions=completions,
         labels_due=int(moments.total("due")),
         labelled_completions=int(moments.total("labelled")),
+        answered_due=int(moments.total("due_answered")),
+        answered_labelled=int(moments.total("labelled_answered")),
+        late_labels=int(moments.total("late")),
+        corrected_labels=int(moments.total("corrected")),
         enforcement_failures=int(moments.total("unenforced")),
         outcomes=Outcomes(*(int(moments.total(name)) for name in ("answered", "error", "timeout", "cancelled"))),
         token_means=TokenMeans(*(moments.total(kind) / completions for kind in TOKENS)),

@@ -31,11 +31,11 @@ class Design:
             small N* spends their error probability on the first few units, where they do not hold yet: looked at
             from 2 units per arm on, lognormal tokens gave 13 % two-sided errors for 5 % at N* = 2, 9 % at 100 and
             3 % at 500.
-        maximum_units: exposures over all variants at which the experiment ends, or None for no maximum.
-        alpha: probability of shipping a treatment that should not be shipped, over all looks and treatments;
-            in (0, .5).
+        maximum_units: exposures over all variants and phases at which the experiment ends, or None for no maximum.
+        alpha: probability of shipping a treatment that should not be shipped, over all looks and treatments of this
+            phase (`alpha_in_phase` of the experiment's); in (0, .5).
         level: coverage of the two-sided anytime-valid intervals, in (0, 1).
-        false_revert_alpha: each treatment's probability of a wrong revert over all looks, in (0, .5).
+        false_revert_alpha: each treatment's probability of a wrong revert over all looks of this phase, in (0, .5).
         guardrails: metrics that revert a treatment by themselves, each named once.
         segments: declared segments; each has its own test for harm.
     """

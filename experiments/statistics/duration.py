@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments.statistics import checks
+from experiments.statistics.phases import alpha_in_phase
 from experiments.statistics.power import EMQuestion, TokenQuestion, require_power
 from experiments.statistics.results import NotEstimable
 from experiments.statistics.sequential_power import sequential_sample_size
@@ -79,10 +80,11 @@ def duration(
         em: the question of EM; it counts labelled units only.
         tokens: the question of tokens.
         traffic: what arrives.
-        alpha: one-sided, in (0, .5).
+        alpha: the experiment's, in (0, .5); its first phase is planned for, which has three quarters of it.
         power: in (alpha, 1).
     """
     each = 1 - (1 - require_power(power, checks.fraction("alpha", alpha, high=0.5))) / 2
+    alpha = alpha_in_phase(alpha, 1)
     days = {}
     for name, question, rate in (("em", em, traffic.label_rate), ("tokens", tokens, 1.0)):
         size = sequential_sample_size(question, alpha, each, traffic.ratio)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.statistics import codec, guardrails, health, segments
+from experiments.statistics import checks, codec, guardrails, health, segments
 from experiments.statistics.arms import ArmAggregates, Outcomes, TokenMeans
 from experiments.statistics.comparison import Comparison, compare
 from experiments.statistics.design import Design
@@ -36,6 +36,7 @@ class LookInputs:
         duration_reached: whether the declared maximum duration has passed.
         reverted: keys of treatments reverted in earlier phases.
         evidence: what is known beyond the aggregates, by arm.
+        earlier_units: exposures in the experiment's earlier phases; they count towards its maximum.
 
     Raises:
         ValueError: the arms are not exactly the variants of the design.
@@ -47,8 +48,10 @@ class LookInputs:
     duration_reached: bool = False
     reverted: tuple[str, ...] = ()
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    earlier_units: int = 0
 
     def __post_init__(self) -> None:
+        checks.count("earlier_units", self.earlier_units)
         keys = sorted(arm.key for arm in self.arms)
         if keys != sorted(self.design.weights):
             raise ValueError(f"arms must be {sorted(self.design.weights)}, got {keys}")
@@ -106,7 +109,7 @@ class Snapshot:
     Attributes:
         schema_version: of the JSON form.
         design: the declared question.
-        total_units: exposures over all variants.
+        total_units: exposures over all variants, those of earlier phases included.
         arms: the control first, then the treatments in alphabetical order.
         comparisons: one per treatment, in alphabetical order.
         details: one per treatment, in alphabetical order; they decide nothing.
@@ -157,7 +160,7 @@ def analyse(inputs: LookInputs) -> Snapshot:
     if last.weights != design.weights:
         raise ValueError(f"srm.weights must be the design's {design.weights}, got {last.weights}")
     srm = last.advance({key: arm.exposures for key, arm in by_key.items()})
-    total_units = sum(arm.exposures for arm in inputs.arms)
+    total_units = inputs.earlier_units + sum(arm.exposures for arm in inputs.arms)
     evidence = {key: inputs.evidence.get(key, Evidence()) for key in by_key}
     comparisons = tuple(compare(control, arm, design, evidence[arm.key].em_test) for arm in treatments)
     state = health.assess(srm, control, treatments, design)

@@ -37,6 +37,7 @@ class ReasonCode(StrEnum):
     MULTIPLICITY = "multiplicity"
     NOT_ESTIMABLE = "not_estimable"
     HEALTH_BLOCKS_SHIP = "health_blocks_ship"
+    ESTIMATE_BLOCKS_SHIP = "estimate_blocks_ship"
     ALARM_BLOCKS_SHIP = "alarm_blocks_ship"
     MAXIMUM_REACHED = "maximum_reached"
     REVERTED_EARLIER = "reverted_earlier"
@@ -105,7 +106,7 @@ class VerdictInputs:
         design: the declared question.
         comparisons: one per running treatment.
         health: the look's health.
-        total_units: exposures over all variants, against the design's maximum_units.
+        total_units: exposures over all variants and phases, against the design's maximum_units.
         duration_reached: whether the declared maximum duration has passed.
         reverted: treatments that were reverted in earlier phases; they stay in the Holm family, with p = 1.
         guardrails: results of the declared guardrails.
@@ -137,9 +138,9 @@ def verdict(inputs: VerdictInputs) -> Verdict:
     """The verdict at one look.
 
     Ship: both nulls rejected, each at alpha (intersection-union), Holm over treatments on the larger p-value,
-    healthy, and no alarm. Revert: the upper bound of the EM difference is below -margin, over all requests or in a
-    declared segment, or a guardrail is breached; at any sample size and whatever the health. Inconclusive: the
-    declared maximum is reached with neither.
+    healthy, no alarm, and an estimate that does not contradict the tests. Revert: the upper bound of the EM difference
+    is below -margin, over all requests or in a declared segment, or a guardrail is breached; at any sample size and
+    whatever the health. Inconclusive: the declared maximum is reached with neither.
     """
     p_values = {comparison.treatment: comparison.p_ship for comparison in inputs.comparisons}
     adjusted = holm({**p_values, **dict.fromkeys(inputs.reverted, 1.0)})
@@ -157,7 +158,7 @@ def _judge(
 ) -> TreatmentVerdict:
     design = inputs.design
     harms = _harms(comparison, inputs)
-    blocks = _blocks(inputs)
+    blocks = (*_contradiction(comparison, design), *_blocks(inputs))
     reasons: tuple[Reason, ...]
     evidence = (_em_reason(comparison, design), _saving_reason(comparison, design))
     if harms:
@@ -229,6 +230,22 @@ def _saving_reason(comparison: Comparison, design: Design) -> Reason:
     code = ReasonCode.SAVING_SHOWN if shown else ReasonCode.SAVING_NOT_SHOWN
     value = None if isinstance(bound, NotEstimable) else bound
     return Reason(code, name, value, -design.min_saving, message)
+
+
+def _contradiction(comparison: Comparison, design: Design) -> tuple[Reason, ...]:
+    """An estimate of the loss at the margin or beyond, where the test of EM excludes it.
+
+    The exact test keeps every label as it came; after corrections the estimate may say the opposite.
+    """
+    em = comparison.em
+    if isinstance(em, NotEstimable) or em.p_non_inferiority > design.alpha or em.difference.value > -design.margin:
+        return ()
+    message = (
+        f"The test excludes a loss of {_points(design.margin)} (the margin), but EM is estimated to change by "
+        f"{_points(em.difference.value, sign=True)}: they contradict each other, as after corrected or late labels."
+    )
+    name = "em_difference"
+    return (Reason(ReasonCode.ESTIMATE_BLOCKS_SHIP, name, em.difference.value, -design.margin, message),)
 
 
 def _multiplicity(comparison: Comparison, p_adjusted: float, design: Design) -> tuple[Reason, ...]:

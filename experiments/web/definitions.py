@@ -96,7 +96,8 @@ DEFINITIONS: Mapping[str, Definition] = {
     ),
     "alpha": Definition(
         "Alpha",
-        "The probability of shipping a treatment that should not be shipped, over all looks and treatments.",
+        "The probability of shipping a treatment that should not be shipped, over all looks, treatments and phases. "
+        "The first phase tests at three quarters of it, each further phase at a quarter of the one before.",
     ),
     "weight": Definition(
         "Weight",
@@ -109,8 +110,17 @@ DEFINITIONS: Mapping[str, Definition] = {
     ),
     "label_rate": Definition(
         "Label rates",
-        "Whether the arms' completions are labelled equally often. Where they are not, EM compares "
-        "different questions.",
+        "Whether the arms' answers are labelled equally often. Where they are not, EM compares different questions.",
+    ),
+    "late_labels": Definition(
+        "Late labels",
+        "Labels that came after their request had been counted without one. Where right and wrong answers are not "
+        "labelled equally soon, looks before them saw the wrong EM: the label window has to be longer.",
+    ),
+    "corrected_labels": Definition(
+        "Corrected labels",
+        "Labels that say something else than when they were first counted. The estimates follow a correction; the "
+        "exact test keeps what it was told first.",
     ),
     "enforcement": Definition(
         "Enforcement",

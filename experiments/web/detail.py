@@ -15,6 +15,7 @@ from django.views.decorators.http import require_safe
 
 from experiments.models import AuditEvent, Experiment, Exposure, Phase, Variant
 from experiments.services.looks import newest_snapshot
+from experiments.statistics.phases import alpha_in_phase
 from experiments.statistics.snapshot import Snapshot
 from experiments.statistics.verdict import Decision
 from experiments.web.definitions import DEFINITIONS
@@ -51,11 +52,16 @@ class ArmSetting:
 
 @dataclass(frozen=True, slots=True)
 class ShipChoice:
-    """A treatment that a person may ship; ``chosen`` is the one that the verdict names."""
+    """A treatment that a person may ship; ``chosen`` is the one that the verdict names.
+
+    ``shown_in`` is the number of the earlier phase whose last verdict was to ship it.
+    """
 
     key: str
     supported: bool
     chosen: bool
+    shown_in: int | None
+    shown_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,9 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 def results_context(experiment: Experiment) -> dict[str, Any]:
     """What the results and the settings of an experiment are shown from."""
-    variants = list(experiment.variants.select_related("checkpoint__model"))
+    variants = list(
+        experiment.variants.select_related("checkpoint__model", "ship_snapshot__phase").defer("ship_snapshot__data")
+    )
     phase = experiment.phase
     stored = newest_snapshot(experiment)
     snapshot = read_snapshot(stored, variants)
@@ -93,8 +101,8 @@ def results_context(experiment: Experiment) -> dict[str, Any]:
         "stored": stored,
         "newest_id": stored.pk if stored else 0,
         "arms": [_arm(variant) for variant in variants],
-        "choices": _ship_choices(variants, snapshot),
-        "settings_list": _settings(experiment),
+        "choices": _ship_choices(variants, snapshot, phase),
+        "settings_list": _settings(experiment, phase),
         "define": DEFINITIONS,
     }
     if stored and snapshot:
@@ -137,15 +145,22 @@ def _arm(variant: Variant) -> ArmSetting:
     )
 
 
-def _ship_choices(variants: list[Variant], snapshot: Snapshot | None) -> list[ShipChoice]:
+def _ship_choices(variants: list[Variant], snapshot: Snapshot | None, phase: Phase | None) -> list[ShipChoice]:
     verdict = snapshot.verdict if snapshot else None
     supported = {item.treatment for item in (verdict.treatments if verdict else ()) if item.decision is Decision.SHIP}
     winner = verdict.winner if verdict else None
-    keys = [variant.key for variant in variants if not variant.is_control and variant.reverted_at is None]
-    return [ShipChoice(key, key in supported, key == winner) for key in keys]
+    found = []
+    for variant in variants:
+        if variant.is_control or variant.reverted_at is not None:
+            continue
+        shown = variant.ship_snapshot
+        earlier = shown if shown and shown.phase != phase else None
+        number, at = (earlier.phase.number, earlier.taken_at) if earlier else (None, None)
+        found.append(ShipChoice(variant.key, variant.key in supported, variant.key == winner, number, at))
+    return found
 
 
-def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
+def _settings(experiment: Experiment, phase: Phase | None) -> list[tuple[str, str, str]]:
     """Term, value in words, meaning."""
     units = {"conversation": "conversations", "user": "users", "request": "requests"}[experiment.unit]
     maximum = number(experiment.maximum_units)
@@ -156,11 +171,11 @@ def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
             f"{saving(experiment.min_saving)} decoded tokens",
             DEFINITIONS["min_saving"].meaning,
         ),
-        ("Alpha", percent(experiment.alpha), DEFINITIONS["alpha"].meaning),
+        ("Alpha", _alpha(experiment, phase), DEFINITIONS["alpha"].meaning),
         ("Unit", f"{units}; each stays in its arm", "What is assigned to an arm, by a hash of its id."),
         (
             "Maximum",
-            f"{maximum} {units} over all arms",
+            f"{maximum} {units} over all arms and phases",
             "Reached without a decision, the experiment is inconclusive.",
         ),
         (
@@ -184,6 +199,11 @@ def _settings(experiment: Experiment) -> list[tuple[str, str, str]]:
             "The labels that decide; predictions of a judge or of users only sharpen them.",
         ),
     ]
+
+
+def _alpha(experiment: Experiment, phase: Phase | None) -> str:
+    number = phase.number if phase else 1
+    return f"{percent(experiment.alpha)}; {100 * alpha_in_phase(experiment.alpha, number):.3g}% in phase {number}"
 
 
 def _history(experiment: Experiment) -> list[HistoryItem]:

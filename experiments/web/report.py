@@ -120,8 +120,13 @@ _EXPLANATIONS: Mapping[Decision, str] = {
 _HEALTH_TERMS: Mapping[HealthCode, str] = {
     HealthCode.SAMPLE_RATIO: "srm",
     HealthCode.LABEL_RATE: "label_rate",
+    HealthCode.LATE_LABELS: "late_labels",
+    HealthCode.CORRECTED_LABELS: "corrected_labels",
     HealthCode.ENFORCEMENT: "enforcement",
 }
+
+
+_SHARES = {HealthCode.LATE_LABELS, HealthCode.CORRECTED_LABELS, HealthCode.ENFORCEMENT}
 
 
 def build_report(snapshot: Snapshot, variants: Sequence[Variant]) -> Report:
@@ -255,7 +260,7 @@ def _checks(snapshot: Snapshot) -> tuple[HealthItem, ...]:
         definition = DEFINITIONS[_HEALTH_TERMS[check.code]]
         if check.value is None:
             figures = "nothing to check yet"
-        elif check.code is HealthCode.ENFORCEMENT:
+        elif check.code in _SHARES:
             figures = f"{percent(check.value, 2)}, at most {percent(check.bound)}"
         else:
             figures = f"p = {check.value:.3g}, at least {check.bound:g}"

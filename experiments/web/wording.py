@@ -88,7 +88,7 @@ def policy_words(spec: Mapping[str, Any]) -> str:
     parts = []
     for name, value in sorted(spec.get("parameters", {}).items(), key=lambda item: _place(properties, item[0])):
         unit = properties.get(name, {}).get("unit", "")
-        if value is not None:
+        if value is not None and value != "":
             shown = value if isinstance(value, str) else plain(value)
             parts.append(f"{label(name).lower()} {shown}{_unit_suffix(name, unit)}")
     return f"{cls.title}: {', '.join(parts)}" if parts else cls.title

@@ -18,6 +18,7 @@ from experiments.models import (
     ArmMoments,
     CountedRequest,
     Experiment,
+    Label,
     Phase,
     ProcessState,
     Recount,
@@ -144,6 +145,15 @@ def test_an_unlabelled_audit_is_due_and_one_without_an_answer_is_incorrect(admit
     assert [moments(phase).total(name) for name in ("due", "labelled", "correct")] == [2, 2, 1]
 
 
+def test_a_stored_audit_label_of_a_request_that_was_not_drawn_counts_for_nothing(admit: Admit, phase: Phase) -> None:
+    Experiment.objects.update(estimand_source="audit", audit_every=2)
+    phase.refresh_from_db()
+    ingest([admit("a", phase=phase, variant="full", unit="u")], [answered("a")])
+    Label.objects.create(admission_id="a", source="audit", grader="exact_match", grader_version=1, correct=True)
+    count(phase)
+    assert [moments(phase).total(name) for name in ("due", "labelled", "correct")] == [0, 0, 0]
+
+
 def test_counting_in_chunks_finds_the_same(admit: Admit, phase: Phase, monkeypatch: pytest.MonkeyPatch) -> None:
     records = [
         admit(
@@ -172,13 +182,17 @@ _EVENT = st.tuples(
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(events=st.lists(_EVENT, max_size=40))
-def test_what_was_counted_step_by_step_equals_a_rebuild(admit: Admit, phase: Phase, events: list[Any]) -> None:
+@given(events=st.lists(_EVENT, max_size=40), source=st.sampled_from(["reference", "audit"]))
+def test_what_was_counted_step_by_step_equals_a_rebuild(
+    admit: Admit, phase: Phase, events: list[Any], source: str
+) -> None:
     """Duplicates, late labels, corrections and late endings, in any order."""
     with transaction.atomic():
+        Experiment.objects.update(estimand_source=source, audit_every=1)
+        phase = Phase.objects.get(pk=phase.pk)
         admitted: set[int] = set()
         for kind, who, value in events:
-            _do(kind, who, value, admit, phase, admitted)
+            _do(kind, who, value, admit, phase, admitted, source)
         count(phase)
         step_by_step, sketch = contents(phase), _sketches(phase)
         accumulators.rebuild(phase.experiment, phase, LATER)
@@ -217,22 +231,23 @@ def test_sketches_rebuilt_and_counted_step_by_step_agree_within_their_rank_error
             assert abs(np.mean(tokens <= sketch.quantile(q)) - q) <= sketch.rank_error + 1 / tokens.size
 
 
-def _do(kind: str, who: int, value: int, admit: Admit, phase: Phase, admitted: set[int]) -> None:
+def _do(kind: str, who: int, value: int, admit: Admit, phase: Phase, admitted: set[int], source: str) -> None:
     name = f"r{who}"
     if kind == "admit":
         segment = ("", "batch", "realtime")[who % 3]
         unit, variant = f"u{who % 4}", VARIANTS[who % 4 // 2]
-        ingest([admit(name, phase=phase, variant=variant, unit=unit, segment=segment, admitted_at=NOON + who)], [])
+        drawn = source == "audit" and who % 3 > 0
+        options = {"segment": segment, "admitted_at": NOON + who, "audited": drawn, "reference": ("42", None)[who % 2]}
+        ingest([admit(name, phase=phase, variant=variant, unit=unit, **options)], [])
         admitted.add(who)
     elif kind == "end":
         ingest([], [answered(name, str(value % 2), thinking_tokens=value)])
     elif kind == "count":
         count(phase, value / 30)
-    elif who in admitted:
-        label = (
-            NewLabel(name, str(value % 2)) if kind == "label" else NewLabel(name, source="feedback", score=value / 300)
-        )
-        submit_labels([label])
+    elif who in admitted and kind == "feedback":
+        submit_labels([NewLabel(name, source="feedback", score=value / 300)])
+    elif who in admitted and (source == "reference" or who % 3 > 0):
+        submit_labels([NewLabel(name, str(value % 2), source)])
 
 
 def _sketches(phase: Phase) -> dict[int, QuantileSketch]:

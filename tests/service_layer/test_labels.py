@@ -133,3 +133,12 @@ def _somebody_waits() -> bool:
         cursor.execute("SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory')")
         row: tuple[Any, ...] = cursor.fetchone()
     return bool(row[0])
+
+
+def test_an_audit_label_for_a_request_that_was_not_drawn_is_refused_by_name(admit: Admit) -> None:
+    ingest([admit("a", audited=True), admit("b")], [answered("a"), answered("b")])
+    labels = [NewLabel(name, source="audit", correct=True) for name in "ab"]
+    with pytest.raises(InvalidInput, match=r"completion_id 'b' was not drawn for the audit \(1 of 2") as caught:
+        submit_labels(labels)
+    assert caught.value.field == "completion_id"
+    assert not Label.objects.exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from experiments.models import AuditEvent, Experiment, Notification, Phase, Snapshot, UseCase
 from experiments.services import experiments as service
@@ -178,3 +180,121 @@ def test_an_experiment_that_leaves_decisions_to_people_is_left_alone(use_case: U
     assert snapshot is not None
     assert snapshot.data["verdict"]["decision"] == "revert"
     assert Experiment.objects.get().state == "running"
+
+
+def test_each_phase_tests_at_its_share_of_the_declared_alphas(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, alpha=0.04, false_revert_alpha=0.08)
+    found = []
+    for _ in range(2):
+        stored = look(phase.experiment_id)
+        assert stored is not None
+        found.append([stored.data["design"][name] for name in ("alpha", "false_revert_alpha")])
+        service.pause("ada", Experiment.objects.get())
+        service.resume("ada", Experiment.objects.get())
+    assert found == [pytest.approx([0.03, 0.06]), pytest.approx([0.0075, 0.015])]
+
+
+def test_the_maximum_counts_the_units_of_all_phases(use_case: UseCase, admit: Admit) -> None:
+    experiment = run(use_case, maximum_units=100).experiment
+    for _ in range(2):
+        newest = Experiment.objects.get().phase
+        assert newest is not None
+        traffic(admit, newest, n=30)
+        assert Experiment.objects.get().state == "running"
+        look(experiment.pk)
+        if Experiment.objects.get().state == "running":
+            service.resume("ada", service.pause("ada", experiment))
+    assert Experiment.objects.get().conclusion == "inconclusive"
+    assert Snapshot.objects.first().data["total_units"] == 120  # type: ignore[union-attr]
+
+
+def test_the_units_of_a_phase_that_ended_long_ago_are_counted_once(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case)
+    traffic(admit, phase, n=10)
+    service.resume("ada", service.pause("ada", phase.experiment))
+    look(phase.experiment_id)
+    assert Phase.objects.get(pk=phase.pk).exposures is None
+    Phase.objects.filter(pk=phase.pk).update(ended_at=timezone.now() - timedelta(hours=2))
+    look(phase.experiment_id)
+    assert Phase.objects.get(pk=phase.pk).exposures == 20
+
+
+CHEAP = {"thinking_tokens": 40}
+
+
+def test_a_breach_reverts_its_arm_also_when_the_maximum_ends_the_experiment(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case, third=True, guardrails=RAIL, margin=0.99, maximum_units=450, owner_email="ada@example.org")
+    traffic(admit, phase, shorter=EMPTY)
+    look(phase.experiment_id)
+    experiment = Experiment.objects.get()
+    assert experiment.conclusion == "inconclusive"
+    assert experiment.variants.get(key="shorter").reverted_at is not None
+    assert AuditEvent.objects.get(action="revert").after["variant"] == "shorter"
+    messages = {item.payload["event"]: item.payload["message"] for item in Notification.objects.all()}
+    assert messages["inconclusive"].startswith("The declared maximum of 450 units")
+
+
+class TestShippable:
+    """A treatment that may be shipped, whose sibling is reverted at the same look."""
+
+    @pytest.fixture
+    def experiment(self, use_case: UseCase, admit: Admit) -> Experiment:
+        """One in its second phase: the first has shown that ``short`` may be shipped, and reverted ``shorter``."""
+        phase = run(use_case, third=True, guardrails=RAIL, owner_email="ada@example.org")
+        traffic(admit, phase, n=400, short=CHEAP, shorter=EMPTY)
+        look(phase.experiment_id)
+        experiment = Experiment.objects.get()
+        assert experiment.phase is not None
+        assert experiment.phase.number == 2
+        return experiment
+
+    def shown(self, experiment: Experiment) -> Snapshot | None:
+        return experiment.variants.get(key="short").ship_snapshot
+
+    def test_keeps_its_evidence_in_the_next_phase(self, experiment: Experiment) -> None:
+        look(experiment.pk)
+        shown = self.shown(experiment)
+        assert shown is not None
+        assert (shown.phase.number, shown.data["verdict"]["winner"]) == (1, "short")
+
+    def test_is_told_to_the_owner_once(self, experiment: Experiment, admit: Admit) -> None:
+        assert experiment.phase is not None
+        traffic(admit, experiment.phase, n=400, short=CHEAP)
+        look(experiment.pk)
+        shown = self.shown(experiment)
+        assert shown is not None
+        assert shown.phase.number == 2
+        message = Notification.objects.get(payload__event="ship_ready")
+        assert message.payload["details"]["variant"] == "short"
+
+    def test_can_be_shipped_from_the_next_phase(self, experiment: Experiment) -> None:
+        variant = experiment.variants.get(key="short")
+        service.stop("ada", experiment, "shipped", ship=variant)
+        assert UseCase.objects.get().policy == variant.policy
+
+    def test_is_not_ended_as_inconclusive_at_the_maximum(self, experiment: Experiment) -> None:
+        Experiment.objects.update(maximum_units=1_200)
+        stored = look(experiment.pk)
+        assert stored is not None
+        assert stored.data["verdict"]["decision"] == "inconclusive"
+        assert Experiment.objects.get().state == "running"
+
+    def test_loses_its_evidence_with_a_revert(self, experiment: Experiment, admit: Admit) -> None:
+        assert experiment.phase is not None
+        traffic(admit, experiment.phase, short=EMPTY)
+        look(experiment.pk)
+        assert Experiment.objects.get().conclusion == "reverted"
+        assert self.shown(experiment) is None
+
+
+def test_within_a_phase_the_newest_look_says_what_may_be_shipped(use_case: UseCase, admit: Admit) -> None:
+    phase = run(use_case)
+    traffic(admit, phase, n=400, short=CHEAP)
+    look(phase.experiment_id)
+    variant = phase.experiment.variants.get(key="short")
+    assert variant.ship_snapshot is not None
+    admitted = admit("broken", phase=phase, variant="short", unit="broken", reference="42")
+    ingest([admitted], [answered("broken", enforcement_failures="exit_missed")])
+    look(phase.experiment_id)
+    variant.refresh_from_db()
+    assert variant.ship_snapshot is None

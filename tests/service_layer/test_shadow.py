@@ -241,3 +241,17 @@ def test_pairs_reach_the_snapshot(use_case: UseCase, admit: Admit) -> None:
     pairs = stored.data["details"][0]["pairs"]
     assert (pairs["pairs"], pairs["table"]["both_right"], pairs["table"]["only_treatment"]) == (12, 11, 1)
     assert pairs["agreement"] == pytest.approx(11 / 12)
+
+
+def test_a_pair_is_graded_by_the_labels_that_its_experiment_measures_em_by(admit: Admit, phase: Phase) -> None:
+    """The audit says 42, the supplied reference 41, and both sides answer 42."""
+    Experiment.objects.update(estimand_source="audit", audit_every=1)
+    phase.refresh_from_db()
+    past(admit, phase, "a", "short", "42", reference="41", audited=True)
+    ingest([], [], [wire.ShadowRecord(run_of("a", phase), time.time(), answer="42")])
+    assert ShadowRun.objects.get().correct is None
+    submit_labels([NewLabel("a", source="audit", reference="42")])
+    assert ShadowRun.objects.get().correct is True
+    count(phase)
+    pairs = moments(phase, "short", PAIRS)
+    assert [pairs.total(name) for name in ("graded", "both_right")] == [1, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from experiments.statistics import HealthCheck, HealthCode, SequentialSRM
 from experiments.statistics.arms import ArmAggregates
 from experiments.statistics.health import assess
@@ -40,6 +42,34 @@ def test_label_rates_of_arms_without_completions_cannot_be_compared() -> None:
     check = _check(HealthCode.LABEL_RATE, arm("full"), arm("early", 0, None))
     assert check.passed
     assert check.value is None
+
+
+def test_label_rates_leave_failed_requests_out() -> None:
+    """Of 1,000 audited requests 200 fail in one arm; what was answered is labelled alike."""
+    failing = arm("early", labelled=440, correct=240, labels_due=1_000, answered_due=800, answered_labelled=240)
+    control = arm("full", labelled=300, correct=280)
+    check = _check(HealthCode.LABEL_RATE, control, failing)
+    assert check.passed
+    assert "full 300/1000, early 240/800" in check.message
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "most"),
+    [(HealthCode.LATE_LABELS, "late_labels", 20), (HealthCode.CORRECTED_LABELS, "corrected_labels", 10)],
+)
+def test_a_small_share_of_labels_may_have_moved(code: HealthCode, field: str, most: int) -> None:
+    assert _check(code, arm("full"), arm("early", **{field: most})).passed
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "too_many"),
+    [(HealthCode.LATE_LABELS, "late_labels", 21), (HealthCode.CORRECTED_LABELS, "corrected_labels", 11)],
+)
+def test_labels_of_one_arm_that_moved_too_often_fail(code: HealthCode, field: str, too_many: int) -> None:
+    check = _check(code, arm("full", **{field: too_many}), arm("early"))
+    assert not check.passed
+    assert check.value == too_many / 1_000
+    assert "Raise the label window" in check.message
 
 
 def test_policies_that_were_not_in_effect_fail() -> None:

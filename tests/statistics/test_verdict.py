@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.statistics import (
     Decision,
+    LookInputs,
     ReasonCode,
     Snapshot,
     TreatmentVerdict,
@@ -15,6 +17,8 @@ from experiments.statistics import (
     analyse,
 )
 from experiments.statistics.arms import ArmAggregates
+from experiments.statistics.evidence import Evidence
+from experiments.statistics.safe_proportions import SafeDifference
 from tests.statistics.builders import arm, design, look
 
 FULL = arm("full", 5_000, 4_500)
@@ -107,6 +111,31 @@ def test_label_missingness_blocks_ship() -> None:
     snapshot = _look(FULL, arm("early", 5_000, 3_600, 600.0, labelled=4_000))
     assert _of(snapshot).decision is Decision.KEEP_RUNNING
     assert _of(snapshot).reasons[0].name == "label_rate"
+
+
+def test_late_labels_block_ship() -> None:
+    snapshot = _look(FULL, arm("early", 5_000, 4_480, 600.0, late_labels=150))
+    assert _of(snapshot).decision is Decision.KEEP_RUNNING
+    assert _of(snapshot).reasons[0].name == "late_labels"
+
+
+def test_late_labels_never_block_revert() -> None:
+    assert _of(_look(FULL, arm("early", 5_000, 3_900, 300.0, late_labels=150))).decision is Decision.REVERT
+
+
+def test_an_estimate_at_the_margin_blocks_ship_whatever_the_exact_test_says() -> None:
+    """The control's labels went into the exact test as wrong ones and were corrected since."""
+    arms = np.arange(4_000) % 2
+    test = SafeDifference.for_interval(0.05).advance(arms, arms == 1)
+    good, lower = arm("early", 5_000, 4_600, 600.0), arm("early", 5_000, 4_250, 600.0)
+    evidence = {"early": Evidence(em_test=test)}
+    shipped, blocked = (
+        analyse(LookInputs(design("early"), (FULL, treated), evidence=evidence)) for treated in (good, lower)
+    )
+    assert _of(shipped).decision is Decision.SHIP
+    assert _of(blocked).decision is Decision.KEEP_RUNNING
+    reason = _of(blocked).reasons[0]
+    assert (reason.code, reason.value) == (ReasonCode.ESTIMATE_BLOCKS_SHIP, pytest.approx(-0.05))
 
 
 def test_inconclusive_at_the_declared_maximum() -> None:

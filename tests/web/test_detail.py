@@ -95,6 +95,8 @@ def test_health_counts_unfinished_requests(pages: Client, running: Experiment, s
     assert "errors 3, timeouts 6, cancelled 0" in text  # 1 and 2 in each of three arms
     assert "Sample ratio" in text
     assert "Label rates" in text
+    assert "Late labels" in text
+    assert "Corrected labels" in text
     assert "Enforcement" in text
 
 
@@ -225,3 +227,19 @@ def test_the_results_are_one_file(pages: Client, running: Experiment, store_look
 
 def test_without_a_look_there_is_no_file(pages: Client, running: Experiment) -> None:
     assert pages.get(reverse("report_file", args=[running.pk])).status_code == 404
+
+
+def test_alpha_is_shown_as_declared_and_as_the_phase_uses_it(pages: Client, running: Experiment) -> None:
+    service.resume("ada", service.pause("ada", running))
+    assert "5.0%; 0.938% in phase 2" in show(pages, running)
+
+
+def test_what_an_earlier_phase_has_shown_stays_on_the_page(
+    pages: Client, running: Experiment, store_look: StoreLook
+) -> None:
+    running.variants.filter(key="conservative").update(ship_snapshot=store_look(running))
+    assert "has shown that" not in show(pages, running)
+    service.resume("ada", service.pause("ada", running))
+    text = show(pages, running)
+    assert 'Phase 1 has shown that <span class="key">conservative</span> may be shipped' in text
+    assert "Phase 1 has shown that it may be shipped." in text

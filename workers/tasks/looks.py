@@ -12,6 +12,8 @@ from workers.tasks.notifications import deliver_notifications
 
 logger = logging.getLogger(__name__)
 
+FIRST_PAUSE_SECONDS = 5  # then 10 and 20
+
 
 @shared_task  # type: ignore[untyped-decorator]
 def take_looks() -> None:
@@ -20,7 +22,10 @@ def take_looks() -> None:
         take_look.delay(pk)
 
 
-@shared_task  # type: ignore[untyped-decorator]
+# A look that failed is tried again before its next turn in a minute, and leaves time to whatever it stumbled over.
+@shared_task(  # type: ignore[untyped-decorator]
+    autoretry_for=(Exception,), max_retries=3, retry_backoff=FIRST_PAUSE_SECONDS, retry_jitter=False
+)
 def take_look(experiment_id: int) -> None:
     """Look at one experiment, unless somebody else is doing so right now."""
     snapshot = look(experiment_id)
