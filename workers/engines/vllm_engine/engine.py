@@ -29,6 +29,8 @@ _ROWS_PER_REQUEST = 2
 _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    # Or the worker becomes a process of its own, for whose answers EngineCore waits by spinning on a core.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # The first request with log-probabilities stalls for half a minute otherwise.
     "TORCHDYNAMO_DISABLE": "1",
 }

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 logger = logging.getLogger(__name__)
 
 OWNER = "CURTAIL_ENGINE_OWNER"
+# vLLM gives its processes titles, and setproctitle writes them over the environment that others can read unless told.
+_KEEP_ENVIRONMENT = "SPT_NOENV"
 _held = threading.Lock()
 
 
@@ -28,11 +30,17 @@ def owning() -> Iterator[None]:
     import psutil
 
     me = psutil.Process()
-    os.environ[OWNER] = f"{me.pid}:{me.create_time():.2f}"
+    marks = {OWNER: f"{me.pid}:{me.create_time():.2f}", _KEEP_ENVIRONMENT: "1"}
+    before = {name: os.environ.get(name) for name in marks}
+    os.environ.update(marks)
     try:
         yield
     finally:
-        os.environ.pop(OWNER, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def hold() -> None:
