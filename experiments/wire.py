@@ -124,6 +124,7 @@ class CompletionRecord(_Message):
     prefill_tokens: int = 0
     probes: int = 0
     enforcement_failures: str = ""
+    estimated_counts: str = ""
     messages: list[dict[str, str]] | None = field(default=None)
     thinking: str = ""
     text: str = ""

@@ -323,6 +323,7 @@ def _record(request: wire.ServeRequest, result: GenerationResult, waited: float)
         prefill_tokens=result.tokens.prefill,
         probes=result.probes,
         enforcement_failures=",".join(result.failures),
+        estimated_counts=",".join(result.tokens.estimated),
         messages=request.messages,
         thinking=result.thinking,
         text=result.text,

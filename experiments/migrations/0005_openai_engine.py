@@ -9,6 +9,16 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AddField(
+            model_name="completion",
+            name="estimated_counts",
+            field=models.CharField(
+                max_length=128,
+                blank=True,
+                db_default="",
+                help_text="Kinds of tokens whose counts a remote server did not tell; comma-separated.",
+            ),
+        ),
         migrations.AlterField(
             model_name="modelprofile",
             name="engine",

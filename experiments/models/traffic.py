@@ -103,6 +103,12 @@ class Completion(models.Model):
         db_default="",
         help_text="How the decided exit was not put into effect as it should have been; comma-separated.",
     )
+    estimated_counts = models.CharField(
+        max_length=128,
+        blank=True,
+        db_default="",
+        help_text="Kinds of tokens whose counts a remote server did not tell; comma-separated.",
+    )
     messages = models.JSONField(null=True)
     thinking = models.TextField(blank=True)
     text = models.TextField(blank=True, help_text="What the client got after the thinking.")

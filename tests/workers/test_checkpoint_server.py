@@ -21,6 +21,7 @@ from workers.checkpoint_server import CheckpointServer
 from workers.engines.base import (
     Delta,
     DeltaKind,
+    EnforcementFailure,
     EngineError,
     Finished,
     FinishReason,
@@ -39,6 +40,7 @@ class PlannedEngine:
     """Answers as the request's last message says: "answer", "fail", or "hang" until cancelled."""
 
     max_concurrency = 4
+    alive = True
 
     def __init__(self) -> None:
         self.cancelled: dict[str, asyncio.Event] = {}
@@ -65,6 +67,11 @@ class PlannedEngine:
             await self.cancelled.setdefault(request.id, asyncio.Event()).wait()
             reason = FinishReason.CANCELLED
         left = Exit(ExitReason.CONFIDENT, 5, "sure")
+        if plan == "audited":
+            tokens = TokenCounts(3, 5, 2, 4, 1, prefill=9, estimated=("prefill", "probe"))
+            failures = (EnforcementFailure.CUT_CHARACTER, EnforcementFailure.EMPTY_ANSWER)
+            yield Finished(GenerationResult(reason, "hm", "", "", left, 7, tokens, 2, 0.0, failures=failures))
+            return
         yield Finished(GenerationResult(reason, "hm", "42", "42", left, 5, TokenCounts(3, 5, 2, 4, 1), 2, 0.0))
 
 
@@ -135,6 +142,15 @@ async def test_an_answer_is_recorded_replied_and_acknowledged_together(redis_cli
     assert (reply.request_id, reply.kind, reply.body["answer"]) == ("chatcmpl-1", "finished", "42")
     assert redis_client.xlen(STREAM) == 0
     assert redis_client.xpending(STREAM, wire.REQUEST_GROUP)["pending"] == 0
+
+
+async def test_what_the_audit_found_and_what_is_estimated_is_recorded(redis_client: redis.Redis) -> None:
+    async with serving(PlannedEngine()):
+        send(redis_client, request(1, "audited"))
+        (record,) = await records(redis_client)
+    assert record["enforcement_failures"] == "cut_character,empty_answer"
+    assert (record["prefill_tokens"], record["estimated_counts"]) == (9, "prefill,probe")
+    assert (record["decision_step"], record["applied_step"]) == (5, 7)
 
 
 async def test_an_engine_error_ends_its_own_request_alone(redis_client: redis.Redis) -> None:
