@@ -14,6 +14,7 @@ from experiments.policies import Exit, Observation, Policy, PolicyRun, Step
 from workers.engines.base import ThinkingProfile
 from workers.engines.driver import Ask
 from workers.engines.sequence import trial_answer
+from workers.engines.vocabulary import encode_chat
 
 
 class ReissueProxy:
@@ -27,7 +28,7 @@ class ReissueProxy:
 
     def __init__(self, engine: Any, profile: ThinkingProfile, chunk: int) -> None:
         self._decoder = engine._decoder
-        self._encode = engine._encode
+        self._tokenizer = engine._tokenizer
         self._vocabulary = engine._vocabulary
         self._profile = profile
         self._chunk = chunk
@@ -37,7 +38,7 @@ class ReissueProxy:
     async def serve(self, request: Any, policy: Policy) -> float:
         """Think in chunks until the policy or the model ends it, then answer; the seconds it took."""
         began = time.perf_counter()
-        prompt = self._encode(request)
+        prompt = encode_chat(self._tokenizer, request.messages, self._profile)
         own: list[int] = []
         run = PolicyRun(policy)
         number = 0
