@@ -72,8 +72,8 @@ def report(found: dict[str, list[Figure]]) -> str:
         "",
         f"Written by `make simulate` (seed {SEED}). Every figure is followed by its Monte Carlo standard error; where",
         "no run (or every run) counted, by the one-sided 95 % bound that so many runs allow.",
-        "A promise is kept when the figure is within three standard errors of it; *shown* marks a known weakness or a",
-        "comparison, for which nothing is promised.",
+        "A promise is kept unless an exact binomial test rejects it at three sigmas (p < .00135); *shown* marks a",
+        "known weakness or a comparison, for which nothing is promised.",
     ]
     for scenario in SCENARIOS:
         lines += ["", f"## {scenario.title}", "", scenario.text, ""]

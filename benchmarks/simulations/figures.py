@@ -7,6 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy import stats
+
+# A promise counts as broken when replications at least so far from it have a smaller probability: three sigmas.
+LEVEL = float(stats.norm.sf(3))
 Wanted = Literal["at most", "at least", "shown"]
 
 
@@ -43,11 +47,17 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the promise is kept within three Monte Carlo standard errors."""
+        """Whether the replications are compatible with the promise: an exact binomial test at `LEVEL`.
+
+        Exact because a few replications (`--quick`) are far from normal: 3 of 10 is four standard errors
+        above 5 %, and happens once in 87 times.
+        """
         if self.nominal is None or self.wanted == "shown":
             return True
-        slack = 3 * math.sqrt(self.nominal * (1 - self.nominal) / self.replications)
-        return self.value <= self.nominal + slack if self.wanted == "at most" else self.value >= self.nominal - slack
+        count = round(self.value * self.replications)
+        chance = stats.binom(self.replications, self.nominal)
+        beyond = chance.sf(count - 1) if self.wanted == "at most" else chance.cdf(count)
+        return bool(beyond >= LEVEL)
 
 
 def share(what: str, count: int, replications: int, nominal: float | None, wanted: Wanted) -> Figure:

@@ -27,6 +27,14 @@ def test_a_promise_is_kept_within_three_monte_carlo_errors() -> None:
     assert share("", 80, 1_000, 0.05, "shown").holds
 
 
+def test_a_few_replications_break_a_promise_only_when_chance_can_hardly_do_it() -> None:
+    """Of 10 replications at 5 %, at least 3 count with probability .0115 and at least 5 with 6.4e-5."""
+    assert share("", 3, 10, 0.05, "at most").holds
+    assert not share("", 5, 10, 0.05, "at most").holds
+    assert share("", 5, 10, 0.8, "at least").holds
+    assert not share("", 3, 10, 0.8, "at least").holds
+
+
 def test_a_share_of_nothing_or_all_is_bounded_by_the_number_of_runs() -> None:
     """The rule of three: about 3 / n (Hanley and Lippman-Hand, JAMA 1983)."""
     assert share("", 0, 300, 0.05, "at most").bound == pytest.approx(3 / 300, rel=0.01)
