@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,13 +13,12 @@ import redis.exceptions
 
 from experiments import wire
 from experiments.asyncio_tasks import end_tasks
-from experiments.gateway import responses
-from experiments.gateway.admission import Admitted, authorise, decide, record
-from experiments.gateway.chat_request import ChatRequest, parse_chat_request
+from experiments.gateway.admission import authorise, decide, record
+from experiments.gateway.answering import send_stream, send_whole
+from experiments.gateway.chat_request import parse_chat_request
 from experiments.gateway.errors import ApiError
 from experiments.gateway.http import (
     ClientLeft,
-    EventStream,
     Receive,
     Scope,
     Send,
@@ -34,8 +32,6 @@ from experiments.gateway.routing_cache import RoutingCache
 from experiments.routing import Routing
 
 logger = logging.getLogger(__name__)
-# The engine host ends a request at its deadline; the gateway waits a little longer for its word.
-DEADLINE_GRACE_SECONDS = 2.0
 
 
 class Gateway:
@@ -105,7 +101,7 @@ class Gateway:
         admitted = decide(route, request, self._routing.unwatched())
         with self._replies.expect(admitted.id) as events:
             await record(self._redis, admitted, request, self._replies.stream)
-            answer = self._stream if request.stream else self._whole
+            answer = send_stream if request.stream else send_whole
             answering = asyncio.create_task(answer(admitted, request, events, send))
             leaving = asyncio.create_task(wait_for_disconnect(receive))
             try:
@@ -119,55 +115,3 @@ class Gateway:
                     task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await leaving
-
-    async def _whole(
-        self, admitted: Admitted, request: ChatRequest, events: asyncio.Queue[wire.ReplyEvent], send: Send
-    ) -> None:
-        event = await self._next(admitted, events)
-        while event.kind not in ("finished", "error"):
-            event = await self._next(admitted, events)
-        if event.kind == "error":
-            error = ApiError(event.body["status"], event.body["message"], event.body["code"])
-            await send_json(send, error.status, error.body(), admitted.headers)
-            return
-        created = int(admitted.admitted_at)
-        body = responses.completion_body(admitted.id, created, request.model, event.body, admitted.assignment)
-        await send_json(send, 200, body, admitted.headers)
-
-    async def _stream(
-        self, admitted: Admitted, request: ChatRequest, events: asyncio.Queue[wire.ReplyEvent], send: Send
-    ) -> None:
-        created, model = int(admitted.admitted_at), request.model
-        stream = EventStream(send, admitted.headers)
-        while True:
-            event = await self._next(admitted, events)
-            if event.kind == "error":
-                error = ApiError(event.body["status"], event.body["message"], event.body["code"])
-                if not stream.started:
-                    await send_json(send, error.status, error.body(), admitted.headers)
-                    return
-                await stream.event(error.body())
-                break
-            if not stream.started:
-                first = {"role": "assistant", "content": ""}
-                await stream.event(responses.chunk_body(admitted.id, created, model, first))
-            if event.kind == "finished":
-                last = responses.chunk_body(admitted.id, created, model, {}, event.body["finish_reason"])
-                last["curtail"] = responses.curtail_extension(event.body, admitted.assignment)
-                await stream.event(last)
-                if request.include_usage:
-                    await stream.event(responses.usage_chunk(admitted.id, created, model, event.body))
-                break
-            name = "reasoning" if event.kind == "thinking" else "content"
-            await stream.event(responses.chunk_body(admitted.id, created, model, {name: event.body}))
-        await stream.close()
-
-    async def _next(self, admitted: Admitted, events: asyncio.Queue[wire.ReplyEvent]) -> wire.ReplyEvent:
-        """The next event; an error event when none comes before the deadline."""
-        remaining = admitted.deadline_at + DEADLINE_GRACE_SECONDS - time.time()
-        try:
-            return await asyncio.wait_for(events.get(), max(remaining, 0.001))
-        except TimeoutError:
-            seconds = admitted.route.deadline_seconds
-            body = {"status": 504, "code": "timeout", "message": f"no answer within {seconds:g} seconds"}
-            return wire.ReplyEvent(admitted.id, "error", body)
