@@ -22,9 +22,9 @@ class EngineHostStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.enabled = engine_host
 
     def create(self, worker: Any) -> EngineHost:
-        from workers.checkpoints import make_engine, served_checkpoints
+        from workers.checkpoints import hosted_checkpoints, make_engine
 
-        return EngineHost(async_redis, off_thread(served_checkpoints), make_engine)
+        return EngineHost(async_redis, off_thread(hosted_checkpoints), make_engine)
 
 
 class LedgerWriterStep(bootsteps.StartStopStep):  # type: ignore[misc]

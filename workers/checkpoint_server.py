@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
-import time
 from typing import Any
 
 import redis.exceptions
 
 from experiments import wire
 from experiments.asyncio_tasks import end_tasks
-from experiments.policies import policy_from_spec
-from workers.engines.base import (
-    Delta,
-    Engine,
-    EngineError,
-    FinishReason,
-    GenerationRequest,
-    GenerationResult,
-    Sampling,
-)
+from workers.decoding import Ended, decode, failed
+from workers.engines.base import Engine
 from workers.outbox import Ending, Outbox
 from workers.shadow_server import ShadowServer
 
@@ -56,7 +46,6 @@ class CheckpointServer:
         self._consumer = consumer
         self._serving: dict[bytes, asyncio.Task[None]] = {}
         self._slot_free = asyncio.Event()
-        self._timed_out: set[str] = set()
         self._deliveries: dict[str, int] = {}
         self._shadow = ShadowServer(redis, engine, checkpoint_id, consumer, self._leaves_room)
 
@@ -164,9 +153,10 @@ class CheckpointServer:
             pending = await self._redis.xpending_range(self._stream, wire.REQUEST_GROUP, entry_id, entry_id, 1)
             deliveries = pending[0]["times_delivered"] if pending else 1
             if await self._redis.exists(wire.started_key(request.id)):
-                self._fail(entry_id, request, "the server that was answering has failed in mid-answer", 502)
+                message = "the server that was answering has failed in mid-answer"
+                self._fail(entry_id, request, message, 502, deliveries)
             elif deliveries > MAX_DELIVERIES:
-                self._fail(entry_id, request, f"gave up after {MAX_DELIVERIES} deliveries", 500)
+                self._fail(entry_id, request, f"gave up after {MAX_DELIVERIES} deliveries", 500, deliveries)
             else:
                 self._deliveries[request.id] = deliveries
                 self._serve(entry_id, fields)
@@ -207,127 +197,18 @@ class CheckpointServer:
         request = await self._read(entry_id, fields)
         if request is None:
             return
-        waited = time.time() - request.admitted_at
-        remaining = request.deadline_at - time.time()
-        if remaining <= 0:
-            self._time_out(entry_id, request, None)
-            return
-        timer = asyncio.get_running_loop().call_later(remaining, self._at_deadline, request.id)
-        try:
-            result = await self._generate(request)
-        except EngineError as error:
-            self._fail(entry_id, request, str(error), 400 if error.invalid_request else 500, error.code)
-        except ValueError as error:
-            self._fail(entry_id, request, str(error), 500)
-        else:
-            self._end(entry_id, request, result, waited)
-        finally:
-            timer.cancel()
-            self._timed_out.discard(request.id)
-
-    async def _generate(self, request: wire.ServeRequest) -> GenerationResult:
-        generation = GenerationRequest(
-            id=request.id,
-            messages=request.messages,
-            policy=policy_from_spec(request.policy),
-            sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
-            stream=request.stream,
-        )
         first = True
-        async for event in self._engine.generate(generation):
-            if isinstance(event, Delta):
-                reply = wire.ReplyEvent(request.id, event.kind.value, event.text)
-                self._outbox.put(request.reply_to, reply, first_text=first)
-                first = False
-            else:
-                return event.result
-        raise EngineError("the engine ended without a result")
 
-    def _at_deadline(self, request_id: str) -> None:
-        self._timed_out.add(request_id)
-        self._engine.cancel(request_id)
+        def send(event: wire.ReplyEvent) -> None:
+            nonlocal first
+            self._outbox.put(request.reply_to, event, first_text=first)
+            first = False
 
-    # -- endings ---------------------------------------------------------------------------------------
+        ended = await decode(self._engine, request, send, self._deliveries.pop(request.id, 1))
+        self._settle(entry_id, request, ended)
 
-    def _end(self, entry_id: bytes, request: wire.ServeRequest, result: GenerationResult, waited: float) -> None:
-        record = _record(request, result, waited)
-        if result.finish_reason is not FinishReason.CANCELLED:
-            body = dataclasses.asdict(record)
-            del body["messages"]
-            self._settle(entry_id, request, record, "finished", body)
-        elif request.id in self._timed_out:
-            self._time_out(entry_id, request, record)
-        else:
-            cancelled = dataclasses.replace(record, outcome="cancelled")
-            self._settle(entry_id, request, cancelled, "error", _error_body("cancelled", "cancelled", 499))
+    def _fail(self, entry_id: bytes, request: wire.ServeRequest, message: str, status: int, deliveries: int) -> None:
+        self._settle(entry_id, request, failed(request, message, status, deliveries=deliveries))
 
-    def _time_out(self, entry_id: bytes, request: wire.ServeRequest, record: wire.CompletionRecord | None) -> None:
-        seconds = request.deadline_at - request.admitted_at
-        message = f"no answer within {seconds:g} seconds"
-        base = record or wire.CompletionRecord(request.id, "timeout", time.time(), messages=request.messages)
-        timed_out = dataclasses.replace(base, outcome="timeout", error=message)
-        self._settle(entry_id, request, timed_out, "error", _error_body(message, "timeout", 504))
-
-    def _fail(
-        self,
-        entry_id: bytes,
-        request: wire.ServeRequest,
-        message: str,
-        status: int,
-        code: str = "engine_error",
-    ) -> None:
-        record = wire.CompletionRecord(
-            request.id,
-            "error",
-            time.time(),
-            error=message,
-            messages=request.messages,
-            latency_seconds=time.time() - request.admitted_at,
-        )
-        self._settle(entry_id, request, record, "error", _error_body(message, code, status))
-
-    def _settle(
-        self, entry_id: bytes, request: wire.ServeRequest, record: wire.CompletionRecord, kind: str, body: Any
-    ) -> None:
-        event = wire.ReplyEvent(request.id, kind, body)
-        ended = dataclasses.replace(record, deliveries=self._deliveries.pop(request.id, 1))
-        self._outbox.put(request.reply_to, event, Ending(ended, self._stream, entry_id))
-
-
-def _error_body(message: str, code: str, status: int) -> dict[str, Any]:
-    return {"message": message, "code": code, "status": status}
-
-
-def _record(request: wire.ServeRequest, result: GenerationResult, waited: float) -> wire.CompletionRecord:
-    """The record of a request that an engine has answered or was told to stop.
-
-    Args:
-        waited: seconds from admission until this host took the request.
-    """
-    now = time.time()
-    left = result.exit
-    return wire.CompletionRecord(
-        id=request.id,
-        outcome="answered",
-        completed_at=now,
-        finish_reason=result.finish_reason.value,
-        exit_reason=left.reason.value if left else "",
-        exit_detail=left.detail[:200] if left else "",
-        decision_step=left.decision_step if left else None,
-        applied_step=result.applied_step,
-        prompt_tokens=result.tokens.prompt,
-        thinking_tokens=result.tokens.thinking,
-        answer_tokens=result.tokens.answer,
-        probe_tokens=result.tokens.probe,
-        overrun_tokens=result.tokens.overrun,
-        prefill_tokens=result.tokens.prefill,
-        probes=result.probes,
-        enforcement_failures=",".join(result.failures),
-        estimated_counts=",".join(result.tokens.estimated),
-        messages=request.messages,
-        thinking=result.thinking,
-        text=result.text,
-        answer=result.answer,
-        queue_seconds=waited + result.queued_seconds,
-        latency_seconds=now - request.admitted_at,
-    )
+    def _settle(self, entry_id: bytes, request: wire.ServeRequest, ended: Ended) -> None:
+        self._outbox.put(request.reply_to, ended.event, Ending(ended.record, self._stream, entry_id))

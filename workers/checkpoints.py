@@ -6,17 +6,27 @@ import os
 from pathlib import Path
 
 from django.conf import settings
+from django.db.models import QuerySet
 
 from experiments.models import Checkpoint, ModelProfile
 from experiments.services.errors import InvalidInput
 from experiments.services.registry import read_server
 from workers.engines.base import Engine, EngineError, ThinkingProfile
-from workers.serving import ServedCheckpoint
+from workers.served import ServedCheckpoint
 
 
-def served_checkpoints() -> list[ServedCheckpoint]:
-    """Every registered checkpoint."""
-    return [_served(row) for row in Checkpoint.objects.select_related("model")]
+def hosted_checkpoints() -> list[ServedCheckpoint]:
+    """Every registered checkpoint that engine hosts serve."""
+    return [_served(row) for row in _rows().exclude(model__engine=ModelProfile.Engine.OPENAI)]
+
+
+def remote_checkpoints() -> list[ServedCheckpoint]:
+    """Every registered checkpoint behind a remote server: gateways serve these themselves."""
+    return [_served(row) for row in _rows().filter(model__engine=ModelProfile.Engine.OPENAI)]
+
+
+def _rows() -> QuerySet[Checkpoint]:
+    return Checkpoint.objects.select_related("model")
 
 
 def _served(row: Checkpoint) -> ServedCheckpoint:
@@ -94,5 +104,5 @@ def _remote_engine(checkpoint: ServedCheckpoint) -> Engine:
         checkpoint.profile,
         key=key,
         tokenizer_path=checkpoint.path,
-        max_concurrency=settings.ENGINE_MAX_CONCURRENCY,
+        max_concurrency=settings.REMOTE_MAX_CONCURRENCY,
     )

@@ -11,29 +11,18 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from experiments import wire
 from experiments.asyncio_tasks import end_tasks
 from workers.checkpoint_server import CheckpointServer
-from workers.engines.base import Engine, EngineError, ThinkingProfile
+from workers.engines.base import Engine, EngineError
 from workers.outbox import Outbox
+from workers.served import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0
 DRAIN_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServedCheckpoint:
-    """A checkpoint as the host needs it."""
-
-    id: int
-    name: str
-    path: str
-    engine: str
-    profile: ThinkingProfile
 
 
 class EngineHost:

@@ -80,15 +80,11 @@ def decide(route: Route, request: ChatRequest, unwatched: frozenset[int] = froze
     return Admitted(request_id, route, assign(route, units, unwatched), now, now + route.deadline_seconds)
 
 
-async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to: str) -> None:
-    """Write the exposure and the request, both or neither.
-
-    The reference goes into the ledger alone; the request that an engine sees has none.
-    """
+def admission_record(admitted: Admitted, request: ChatRequest) -> wire.AdmissionRecord:
+    """The record that a request was admitted. The reference is in it alone; what an engine sees has none."""
     arm = admitted.assignment.arm
     experiment = admitted.assignment.experiment
-    temperature = admitted.route.temperature if request.temperature is None else request.temperature
-    ledger = wire.AdmissionRecord(
+    return wire.AdmissionRecord(
         id=admitted.id,
         use_case_id=admitted.route.use_case_id,
         checkpoint_id=arm.checkpoint_id,
@@ -102,26 +98,34 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         deadline_at=admitted.deadline_at,
         prompt_characters=request.prompt_characters,
         segment=request.segment,
-        sampling={"temperature": temperature, "top_p": request.top_p, "max_tokens": request.max_tokens},
+        sampling={
+            "temperature": _temperature(admitted, request),
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+        },
         **_draws(admitted.id, experiment),
     )
-    serve = wire.ServeRequest(
+
+
+def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wire.ServeRequest:
+    """What an engine is asked for."""
+    return wire.ServeRequest(
         id=admitted.id,
         reply_to=reply_to,
         messages=request.messages,
-        policy=dict(arm.policy),
+        policy=dict(admitted.assignment.arm.policy),
         stream=request.stream,
-        temperature=temperature,
+        temperature=_temperature(admitted, request),
         top_p=request.top_p,
         seed=request.seed,
         max_tokens=request.max_tokens,
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
     )
-    async with redis.pipeline(transaction=True) as pipe:
-        pipe.xadd(wire.LEDGER_STREAM, {wire.KIND: "admission", wire.PAYLOAD: ledger.encode()})
-        pipe.xadd(wire.request_stream(arm.checkpoint_id), {wire.PAYLOAD: serve.encode()})
-        await pipe.execute()
+
+
+def _temperature(admitted: Admitted, request: ChatRequest) -> float:
+    return admitted.route.temperature if request.temperature is None else request.temperature
 
 
 def _draws(request_id: str, experiment: RunningExperiment | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from experiments import wire
@@ -23,11 +23,15 @@ class RoutingCache:
     Args:
         redis: asynchronous client.
         load: reads the routing of a version from the database (blocking; runs in a thread).
+        prepare: makes ready for a new routing, before it is in use.
     """
 
-    def __init__(self, redis: Any, load: Callable[[int], Routing]) -> None:
+    def __init__(
+        self, redis: Any, load: Callable[[int], Routing], prepare: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
         self._redis = redis
         self._load = load
+        self._prepare = prepare
         self.current = Routing(version=-1)
         self._looks: dict[int, float] = {}
 
@@ -35,7 +39,9 @@ class RoutingCache:
         """Load the routing if its version moved."""
         version = int(await self._redis.get(wire.CONFIG_VERSION_KEY) or 0)
         if version != self.current.version:
-            self.current = await asyncio.to_thread(self._load, version)
+            routing = await asyncio.to_thread(self._load, version)
+            await self._prepare()
+            self.current = routing
         await self._read_looks()
 
     def unwatched(self) -> frozenset[int]:

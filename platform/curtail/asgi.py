@@ -16,8 +16,9 @@ from experiments.gateway.http import Receive, Scope, Send  # noqa: E402
 from experiments.services.off_thread import off_thread  # noqa: E402
 from experiments.services.redis_clients import async_redis  # noqa: E402
 from experiments.services.routing import load_routing  # noqa: E402
+from workers.checkpoints import make_engine, remote_checkpoints  # noqa: E402
 
-gateway = Gateway(async_redis, off_thread(load_routing))
+gateway = Gateway(async_redis, off_thread(load_routing), off_thread(remote_checkpoints), make_engine)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

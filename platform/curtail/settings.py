@@ -142,6 +142,8 @@ WEBHOOK_SECRET = env.text("CURTAIL_WEBHOOK_SECRET", "")
 # Serving ------------------------------------------------------------------------------------------
 
 ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minimum=1, maximum=4096)
+# Requests at once to one remote server, from each gateway process; the rest waits.
+REMOTE_MAX_CONCURRENCY = env.integer("CURTAIL_REMOTE_MAX_CONCURRENCY", 1024, minimum=1, maximum=65_536)
 # Half the cores: the other half is for the event loops, the database and Redis beside the engine.
 ENGINE_THREADS = env.integer("CURTAIL_ENGINE_THREADS", max(1, (os.cpu_count() or 1) // 2), minimum=1, maximum=1024)
 

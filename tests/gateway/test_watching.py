@@ -11,7 +11,7 @@ import pytest
 from experiments import wire
 from experiments.assignment import is_drawn
 from experiments.gateway import routing_cache
-from experiments.gateway.admission import decide, record
+from experiments.gateway.admission import admission_record, decide
 from experiments.gateway.chat_request import parse_chat_request
 from experiments.gateway.errors import ApiError
 from experiments.gateway.routing_cache import UNWATCHED_AFTER_SECONDS, RoutingCache
@@ -22,31 +22,16 @@ SHORT = Arm(1, {"name": "confidence"}, "v2", 11, "short")
 
 
 class FakeRedis:
-    """The keys that the cache reads, and what is written."""
+    """The keys that the cache reads."""
 
     def __init__(self, **keys: Any) -> None:
-        self.keys, self.written = keys, []
+        self.keys = keys
 
     async def get(self, key: str) -> Any:
         return self.keys.get(key)
 
     async def mget(self, keys: list[str]) -> list[Any]:
         return [self.keys.get(key) for key in keys]
-
-    def pipeline(self, transaction: bool) -> FakeRedis:
-        return self
-
-    async def __aenter__(self) -> FakeRedis:
-        return self
-
-    async def __aexit__(self, *_: Any) -> None:
-        pass
-
-    def xadd(self, stream: str, fields: dict[Any, Any]) -> None:
-        self.written.append((stream, fields))
-
-    async def execute(self) -> None:
-        pass
 
 
 def route(**options: Any) -> Route:
@@ -61,10 +46,14 @@ def request(**metadata: str) -> Any:
     return parse_chat_request(orjson.dumps(body))
 
 
+async def nothing() -> None:
+    """No engine to make ready."""
+
+
 def cache(phase_started_at: float, looked_at: float | None) -> RoutingCache:
     routes = {"arithmetic": route(phase_started_at=phase_started_at)}
     keys = {wire.looked_key(7): None if looked_at is None else str(looked_at).encode()}
-    found = RoutingCache(FakeRedis(**keys), lambda version: Routing(version, {}, routes))
+    found = RoutingCache(FakeRedis(**keys), lambda version: Routing(version, {}, routes), nothing)
     asyncio.run(found.refresh())
     return found
 
@@ -103,10 +92,8 @@ def test_while_watched_the_treatment_serves() -> None:
 
 
 def written(route_: Route, **metadata: str) -> wire.AdmissionRecord:
-    redis, parsed = FakeRedis(), request(**metadata)
-    asyncio.run(record(redis, decide(route_, parsed), parsed, "replies"))
-    (payload,) = [fields[wire.PAYLOAD] for stream, fields in redis.written if stream == wire.LEDGER_STREAM]
-    return wire.AdmissionRecord.decode(payload)
+    parsed = request(**metadata)
+    return wire.AdmissionRecord.decode(admission_record(decide(route_, parsed), parsed).encode())
 
 
 def test_the_admission_says_segment_prompt_and_draws() -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from experiments.services.registry import (
     register_use_case,
 )
 from experiments.services.routing import load_routing
-from workers.checkpoints import make_engine, served_checkpoints
+from workers.checkpoints import hosted_checkpoints, make_engine, remote_checkpoints
 from workers.ledger_writer import LedgerWriter
 from workers.serving import EngineHost
 
@@ -48,7 +48,7 @@ class _GatewayServer:
     """uvicorn in a thread, around the gateway alone."""
 
     def __init__(self) -> None:
-        self.gateway = Gateway(async_redis, off_thread(load_routing))
+        self.gateway = Gateway(async_redis, off_thread(load_routing), off_thread(remote_checkpoints), make_engine)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
@@ -129,13 +129,19 @@ def registered(transactional_db: None, redis_client: redis.Redis) -> UseCase:
 @pytest.fixture
 def installation(registered: UseCase, redis_client: redis.Redis) -> Iterator[Installation]:
     """Everything running; stopped in reverse order."""
-    issued = issue_api_key("test", "test", registered, ["serve", "label", "manage"])
+    host = EngineHost(async_redis, off_thread(hosted_checkpoints), make_engine)
+    with running(registered, redis_client, host) as started:
+        yield started
+
+
+@contextmanager
+def running(use_case: UseCase, redis_client: redis.Redis, *parts: Any) -> Iterator[Installation]:
+    """A ledger writer and a gateway, and other parts with ``start`` and ``stop``."""
+    issued = issue_api_key("test", "test", use_case, ["serve", "label", "manage"])
     get_user_model().objects.create_user("test", password="test")
-    host = EngineHost(async_redis, off_thread(served_checkpoints), make_engine)
-    writer = LedgerWriter(sync_redis_client)
     server = _GatewayServer()
-    with ExitStack() as running:
-        for part in (writer, host, server):
-            running.callback(part.stop)
+    with ExitStack() as stack:
+        for part in (LedgerWriter(sync_redis_client), *parts, server):
+            stack.callback(part.stop)
             part.start()
-        yield Installation(server.url, issued.token, registered, registered.checkpoint, redis_client, server.gateway)
+        yield Installation(server.url, issued.token, use_case, use_case.checkpoint, redis_client, server.gateway)

@@ -11,7 +11,7 @@ import pytest
 from workers.checkpoints import make_engine
 from workers.engines.base import EngineError, ThinkingProfile
 from workers.engines.openai_engine.engine import OpenAIEngine
-from workers.serving import ServedCheckpoint
+from workers.served import ServedCheckpoint
 
 VARIABLE = "TEST_REMOTE_KEY"
 

@@ -1,0 +1,171 @@
+"""One admitted request on an engine: its text while it is decoded, and how it ended, whoever serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from experiments import wire
+from experiments.policies import policy_from_spec
+from workers.engines.base import (
+    Delta,
+    Engine,
+    EngineError,
+    FinishReason,
+    GenerationRequest,
+    GenerationResult,
+    Sampling,
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """How a request ended.
+
+    Attributes:
+        record: for the ledger.
+        event: the last one for its client.
+    """
+
+    record: wire.CompletionRecord
+    event: wire.ReplyEvent
+
+
+async def decode(
+    engine: Engine, request: wire.ServeRequest, on_text: Callable[[wire.ReplyEvent], None], deliveries: int = 1
+) -> Ended:
+    """Decode a request until it ends, at its deadline at the latest.
+
+    Args:
+        engine: a started engine.
+        request: the request.
+        on_text: takes the events with text, in order, if the request streams.
+        deliveries: how often the request has been taken by an engine host.
+    """
+    waited = time.time() - request.admitted_at
+    remaining = request.deadline_at - time.time()
+    if remaining <= 0:
+        return _timed_out(request, None, deliveries)
+    late = False
+
+    def end_at_deadline() -> None:
+        nonlocal late
+        late = True
+        engine.cancel(request.id)
+
+    timer = asyncio.get_running_loop().call_later(remaining, end_at_deadline)
+    try:
+        result = await _generate(engine, request, on_text)
+    except EngineError as error:
+        return failed(request, str(error), 400 if error.invalid_request else 500, error.code, deliveries=deliveries)
+    except ValueError as error:
+        return failed(request, str(error), 500, deliveries=deliveries)
+    finally:
+        timer.cancel()
+    record = _record(request, result, waited, deliveries)
+    if result.finish_reason is not FinishReason.CANCELLED:
+        body = dataclasses.asdict(dataclasses.replace(record, messages=None))
+        del body["messages"]
+        return Ended(record, wire.ReplyEvent(request.id, "finished", body))
+    if late:
+        return _timed_out(request, record, deliveries)
+    cancelled = dataclasses.replace(record, outcome="cancelled")
+    return Ended(cancelled, wire.ReplyEvent(request.id, "error", _error("cancelled", "cancelled", 499)))
+
+
+def failed(
+    request: wire.ServeRequest, message: str, status: int, code: str = "engine_error", *, deliveries: int = 1
+) -> Ended:
+    """The ending of a request that could not be answered.
+
+    Args:
+        request: the request.
+        message: fit for the client.
+        status: HTTP status.
+        code: short, stable name.
+        deliveries: see :func:`decode`.
+    """
+    now = time.time()
+    record = wire.CompletionRecord(
+        request.id,
+        "error",
+        now,
+        error=message,
+        messages=request.messages,
+        latency_seconds=now - request.admitted_at,
+        deliveries=deliveries,
+    )
+    return Ended(record, wire.ReplyEvent(request.id, "error", _error(message, code, status)))
+
+
+async def _generate(
+    engine: Engine, request: wire.ServeRequest, on_text: Callable[[wire.ReplyEvent], None]
+) -> GenerationResult:
+    generation = GenerationRequest(
+        id=request.id,
+        messages=request.messages,
+        policy=policy_from_spec(request.policy),
+        sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
+        stream=request.stream,
+    )
+    async for event in engine.generate(generation):
+        if isinstance(event, Delta):
+            on_text(wire.ReplyEvent(request.id, event.kind.value, event.text))
+        else:
+            return event.result
+    raise EngineError("the engine ended without a result")
+
+
+def _timed_out(request: wire.ServeRequest, record: wire.CompletionRecord | None, deliveries: int) -> Ended:
+    seconds = request.deadline_at - request.admitted_at
+    message = f"no answer within {seconds:g} seconds"
+    base = record or wire.CompletionRecord(
+        request.id, "timeout", time.time(), messages=request.messages, deliveries=deliveries
+    )
+    timed_out = dataclasses.replace(base, outcome="timeout", error=message)
+    return Ended(timed_out, wire.ReplyEvent(request.id, "error", _error(message, "timeout", 504)))
+
+
+def _error(message: str, code: str, status: int) -> dict[str, Any]:
+    return {"message": message, "code": code, "status": status}
+
+
+def _record(
+    request: wire.ServeRequest, result: GenerationResult, waited: float, deliveries: int
+) -> wire.CompletionRecord:
+    """The record of a request that an engine has answered or was told to stop.
+
+    Args:
+        waited: seconds from admission until the engine was asked.
+    """
+    now = time.time()
+    left = result.exit
+    return wire.CompletionRecord(
+        id=request.id,
+        outcome="answered",
+        completed_at=now,
+        finish_reason=result.finish_reason.value,
+        exit_reason=left.reason.value if left else "",
+        exit_detail=left.detail[:200] if left else "",
+        decision_step=left.decision_step if left else None,
+        applied_step=result.applied_step,
+        prompt_tokens=result.tokens.prompt,
+        thinking_tokens=result.tokens.thinking,
+        answer_tokens=result.tokens.answer,
+        probe_tokens=result.tokens.probe,
+        overrun_tokens=result.tokens.overrun,
+        prefill_tokens=result.tokens.prefill,
+        probes=result.probes,
+        enforcement_failures=",".join(result.failures),
+        estimated_counts=",".join(result.tokens.estimated),
+        messages=request.messages,
+        thinking=result.thinking,
+        text=result.text,
+        answer=result.answer,
+        queue_seconds=waited + result.queued_seconds,
+        latency_seconds=now - request.admitted_at,
+        deliveries=deliveries,
+    )
