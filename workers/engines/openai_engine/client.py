@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-import aiohttp
+import orjson
 
 from experiments.remote_server import RemoteServer
 from workers.engines.base import EngineError
 from workers.engines.openai_engine.errors import error_of_event, error_of_status
-from workers.engines.openai_engine.sse import EventReader
+from workers.engines.openai_engine.http_client import Cut, HttpClient, Response, Silent, Unreachable
+from workers.engines.openai_engine.sse import MAX_EVENT_BYTES, EventReader
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +35,15 @@ class Client:
     def __init__(self, server: RemoteServer, key: str | None) -> None:
         self._server = server
         self._key = key
-        timeout = aiohttp.ClientTimeout(
-            total=None, connect=None, sock_connect=server.connect_seconds, sock_read=server.silence_seconds
-        )
-        headers = {"Accept": "text/event-stream"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        headers = {"accept": "text/event-stream"} | ({"authorization": f"Bearer {key}"} if key else {})
         # Waiting for room is the engine's affair: here every request gets its connection at once.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=timeout, headers=headers, trust_env=False
+        self._http = HttpClient(
+            server.base_url, headers, connect_seconds=server.connect_seconds, silence_seconds=server.silence_seconds
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._http.close()
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Ask for a stream and yield its events. Closing the iterator closes the connection, which stops the decoding.
@@ -63,15 +60,31 @@ class Client:
             async with aclosing(self._read(response)) as found:
                 async for event in found:
                     yield event
-        except TimeoutError as error:
-            raise EngineError("the model's server kept silent for too long", code="timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except Silent as error:
+            raise _silent() from error
+        except Cut as error:
             raise _cut() from error
         finally:
-            # Not release(): an answer that is not read to its end must not go on.
             response.close()
 
-    async def _open(self, path: str, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
+    async def whole(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for an answer in one piece, an object with a list of ``choices``; EngineError as :meth:`events`."""
+        response = await self._open(path, body)
+        try:
+            said = await response.read(MAX_EVENT_BYTES)
+        except Silent as error:
+            raise _silent() from error
+        except Cut as error:
+            raise _cut() from error
+        finally:
+            response.close()
+        event = _event(said)
+        if event.get("error"):
+            logger.warning("%s failed: %r", self._server.model, event["error"])
+            raise error_of_event(self._server, event, self._key)
+        return event
+
+    async def _open(self, path: str, body: Mapping[str, Any]) -> Response:
         pause = _FIRST_PAUSE_SECONDS
         for left in range(self._server.retries, -1, -1):
             try:
@@ -84,21 +97,18 @@ class Client:
             pause *= 2
         raise AssertionError("unreachable")
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
+    async def _post(self, path: str, body: Mapping[str, Any]) -> Response:
         try:
-            # A redirect would take the prompt, and the key, to an address that nobody configured.
-            response = await self._session.post(self._server.base_url + path, json=body, allow_redirects=False)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise _Retry(EngineError("the model's server cannot be reached", code="unavailable")) from error
-        except TimeoutError as error:
-            raise EngineError("the model's server kept silent for too long", code="timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
+            response = await self._http.post(path, orjson.dumps(body))
+        except Silent as error:
+            raise _silent() from error
+        except (Unreachable, Cut) as error:
             raise _Retry(EngineError("the model's server cannot be reached", code="unavailable")) from error
         if response.status == 200:
             return response
         try:
-            said = await response.content.read(_MAX_ERROR_BYTES)
-        except (aiohttp.ClientError, OSError):
+            said = await response.read(_MAX_ERROR_BYTES)
+        except (Silent, Cut):
             said = b""
         finally:
             response.close()
@@ -106,19 +116,20 @@ class Client:
         failed = error_of_status(self._server, response.status, said, self._key)
         raise _Retry(failed) if response.status in _RETRIED else failed
 
-    async def _read(self, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any], None]:
+    async def _read(self, response: Response) -> AsyncGenerator[dict[str, Any], None]:
         reader = EventReader()
         ended = False
-        async for piece in response.content.iter_any():
+        async for piece in response.pieces():
             try:
                 found = reader.feed(piece)
             except ValueError as error:
                 raise _malformed() from error
             for data in found:
-                if data == "[DONE]" and ended:
-                    return
                 if data == "[DONE]":
-                    raise _cut()
+                    if not ended:
+                        raise _cut()
+                    response.finish()
+                    return
                 event = _event(data)
                 if event.get("error"):
                     logger.warning("%s failed within a stream: %r", self._server.model, event["error"])
@@ -137,10 +148,10 @@ class _Retry(Exception):
         self.error = error
 
 
-def _event(data: str) -> dict[str, Any]:
+def _event(data: str | bytes) -> dict[str, Any]:
     """An event with a list of ``choices``, or an ``error``."""
     try:
-        event = json.loads(data)
+        event = orjson.loads(data)
     except ValueError as error:
         raise _malformed() from error
     if not isinstance(event, dict):
@@ -151,6 +162,10 @@ def _event(data: str) -> dict[str, Any]:
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise _malformed()
     return event
+
+
+def _silent() -> EngineError:
+    return EngineError("the model's server kept silent for too long", code="timeout")
 
 
 def _malformed() -> EngineError:
