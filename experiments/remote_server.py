@@ -65,6 +65,8 @@ class RemoteServer:
         budget: how it limits thinking by itself.
         efforts: thinking tokens that each ``reasoning_effort`` stands for; only with that budget.
         reasoning_fields: whether thinking comes as ``reasoning`` or ``reasoning_content`` apart from ``content``.
+        reasoning_usage: whether its usage tells the reasoning's share of the tokens. Then a request whose policy decides
+            nothing is passed on as it is, in one piece unless its client streams.
         logprobs: whether it tells log-probabilities of tokens while it streams.
         usage: when it says how many tokens it decoded.
         max_tokens_field: name of the limit in chat requests (``/completions`` always has ``max_tokens``).
@@ -84,6 +86,7 @@ class RemoteServer:
     budget: Budget = Budget.NONE
     efforts: Mapping[str, int] = field(default_factory=dict)
     reasoning_fields: bool = False
+    reasoning_usage: bool = False
     logprobs: bool = False
     usage: Usage = Usage.FINAL
     max_tokens_field: str = "max_tokens"
@@ -163,7 +166,7 @@ def _typed(name: str, value: Any) -> Any:
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         return _ENUMS[name](value)
-    if name in ("reasoning_fields", "logprobs"):
+    if name in ("reasoning_fields", "reasoning_usage", "logprobs"):
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be true or false, got {value!r}")
         return value

@@ -140,7 +140,8 @@ class ScriptedServer:
         app = web.Application()
         app.router.add_post("/v1/completions", self._handle)
         app.router.add_post("/v1/chat/completions", self._handle)
-        runner = web.AppRunner(app, shutdown_timeout=1)
+        # A client that leaves is noticed while nothing is being written to it.
+        runner = web.AppRunner(app, shutdown_timeout=1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -159,6 +160,8 @@ class ScriptedServer:
         if len(prompt) + len(own) + body.get("max_tokens", 1) > PROFILE.max_context_tokens:
             message = f"This model's maximum context length is {PROFILE.max_context_tokens} tokens"
             return web.json_response({"error": {"message": message, "code": 400}}, status=400)
+        if not body.get("stream"):
+            return await self._whole(_Events(self, body, prompt, own))
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.streaming += 1
@@ -174,11 +177,32 @@ class ScriptedServer:
                 sent += tokens
                 await asyncio.sleep(behaviour.pause_seconds)
             await response.write(b"data: [DONE]\n\n")
-        except ConnectionResetError:
+        except (ConnectionResetError, asyncio.CancelledError):
             self.left.append(sent)
         finally:
             self.streaming -= 1
         return response
+
+    async def _whole(self, events: _Events) -> web.Response:
+        """The whole answer of a chat, after the time that its events take."""
+        self.streaming += 1
+        sent = 0
+        message: dict[str, Any] = {"role": "assistant", "content": ""}
+        choice: dict[str, Any] = {}
+        try:
+            for event, tokens in events.all():
+                await asyncio.sleep(self.behaviour.pause_seconds)
+                sent += tokens
+                for choice in event["choices"]:
+                    for name, text in choice["delta"].items():
+                        message[name] = message.get(name, "") + text
+        except asyncio.CancelledError:
+            self.left.append(sent)
+            raise
+        finally:
+            self.streaming -= 1
+        whole = {"index": 0, "message": message, "finish_reason": choice["finish_reason"]}
+        return web.json_response({"choices": [whole], "usage": events.usage})
 
     def _prompt(self, body: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         """Tokens of the prompt up to the thought's opening, and those behind it."""
@@ -254,8 +278,9 @@ class _Events:
             if options.get("continuous_usage_stats"):
                 event["usage"] = self._usage(count, body)
             events.append((event, len(group)))
+        self.usage = self._usage(count, body)
         if (self._body.get("stream_options") or {}).get("include_usage"):
-            events.append(({"choices": [], "usage": self._usage(count, body)}, 0))
+            events.append(({"choices": [], "usage": self.usage}, 0))
         return events
 
     def _decode(self) -> tuple[list[_Drawn], str]:

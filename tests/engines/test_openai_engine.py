@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
@@ -110,6 +111,13 @@ class TestChatsWithTagsInTheText(RemoteContract):
     behaviour: ClassVar = {"reasoning_field": ""}
 
 
+class TestChatsThatArePassedOn(TestChatsThatAreContinued):
+    """Under `full` and without a cap nothing is to be decided."""
+
+    options: ClassVar = {**TestChatsThatAreContinued.options, "reasoning_usage": True}
+    behaviour: ClassVar = {"reasoning_field": "reasoning_content", "reasoning_usage": True}
+
+
 # -- a hosted API: chats only, thoughts in a field of their own, usage at the end ---------------------------------
 
 HOSTED: Mapping[str, Any] = {"reasoning_fields": True}
@@ -124,6 +132,26 @@ async def test_a_hosted_api_serves_full_and_its_usage_gives_the_counts(start: St
     assert result.tokens.prompt > 10
     assert result.exit is not None
     assert (result.exit.reason, result.exit.decision_step) == (ExitReason.END_OF_THINKING, 121)
+
+
+async def test_a_request_without_a_stream_is_asked_for_in_one_piece(start: Start) -> None:
+    engine, scripted = await start(HOSTED_BEHAVIOUR, reasoning_usage=True, **HOSTED)
+    result = await ask(engine, request("a", "question 3", stream=False))
+    assert "stream" not in scripted.seen[0].body
+    assert (result.thinking, result.text) == ("".join(SCRIPTS["question 3"].thinking), "103")
+    assert (result.tokens.thinking, result.tokens.answer, result.tokens.estimated) == (121, 4, ())
+    assert result.exit is not None
+    assert (result.exit.reason, result.exit.decision_step) == (ExitReason.END_OF_THINKING, 121)
+
+
+async def test_what_is_passed_on_is_what_a_driver_makes_of_it(start: Start) -> None:
+    relaying, _ = await start(HOSTED_BEHAVIOUR, reasoning_usage=True, **HOSTED)
+    driving, _ = await start(HOSTED_BEHAVIOUR, **HOSTED)
+    for number in range(6):
+        for options in ({}, {"max_tokens": 50}, {"max_tokens": 123}):
+            asked = request("a", f"question {number}", **options)
+            passed, driven = await ask(relaying, asked), await ask(driving, asked)
+            assert dataclasses.replace(passed, queued_seconds=0.0) == dataclasses.replace(driven, queued_seconds=0.0)
 
 
 async def test_counts_that_no_server_told_are_marked_as_estimates(start: Start) -> None:

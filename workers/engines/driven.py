@@ -53,7 +53,7 @@ class DrivenEngine(ABC):
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta | Finished]:
         if request.id in self._running:
-            raise EngineError(f"request {request.id} is already being decoded", code="duplicate_request")
+            raise in_flight(request)
         make = self._prepare(request)
         running = self._running[request.id] = _Running()
         driving = asyncio.create_task(self._drive(request, make, running))
@@ -96,3 +96,8 @@ class DrivenEngine(ABC):
         except Exception as error:
             logger.exception("request %s failed", request.id)
             running.events.put_nowait(EngineError(f"decoding failed: {error}"))
+
+
+def in_flight(request: GenerationRequest) -> EngineError:
+    """The refusal of a request whose id is taken."""
+    return EngineError(f"request {request.id} is already being decoded", code="duplicate_request")

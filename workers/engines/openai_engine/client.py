@@ -13,7 +13,7 @@ import orjson
 from experiments.remote_server import RemoteServer
 from workers.engines.base import EngineError
 from workers.engines.openai_engine.errors import error_of_event, error_of_status
-from workers.engines.openai_engine.http_client import Cut, HttpClient, Response, Silent, Unreachable
+from workers.engines.openai_engine.http_client import Cut, HttpClient, Leash, Response, Silent, Unreachable
 from workers.engines.openai_engine.sse import MAX_EVENT_BYTES, EventReader
 
 logger = logging.getLogger(__name__)
@@ -45,17 +45,20 @@ class Client:
         """Close all connections."""
         await self._http.close()
 
-    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def events(
+        self, path: str, body: Mapping[str, Any], leash: Leash | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Ask for a stream and yield its events. Closing the iterator closes the connection, which stops the decoding.
 
         Args:
             path: behind the base URL.
             body: the request.
+            leash: by which the exchange can be ended.
 
         Raises:
             EngineError: the server could not be reached, refused, kept silent or sent something else.
         """
-        response = await self._open(path, body)
+        response = await self._open(path, body, leash)
         try:
             async with aclosing(self._read(response)) as found:
                 async for event in found:
@@ -67,9 +70,9 @@ class Client:
         finally:
             response.close()
 
-    async def whole(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def whole(self, path: str, body: Mapping[str, Any], leash: Leash | None = None) -> dict[str, Any]:
         """Ask for an answer in one piece, an object with a list of ``choices``; EngineError as :meth:`events`."""
-        response = await self._open(path, body)
+        response = await self._open(path, body, leash)
         try:
             said = await response.read(MAX_EVENT_BYTES)
         except Silent as error:
@@ -84,22 +87,22 @@ class Client:
             raise error_of_event(self._server, event, self._key)
         return event
 
-    async def _open(self, path: str, body: Mapping[str, Any]) -> Response:
+    async def _open(self, path: str, body: Mapping[str, Any], leash: Leash | None) -> Response:
         pause = _FIRST_PAUSE_SECONDS
         for left in range(self._server.retries, -1, -1):
             try:
-                return await self._post(path, body)
+                return await self._post(path, body, leash)
             except _Retry as retry:
-                if not left:
+                if not left or (leash is not None and leash.pulled):
                     raise retry.error from None
                 logger.warning("%s of %s: trying again: %s", path, self._server.model, retry.error)
             await asyncio.sleep(pause)
             pause *= 2
         raise AssertionError("unreachable")
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Response:
+    async def _post(self, path: str, body: Mapping[str, Any], leash: Leash | None) -> Response:
         try:
-            response = await self._http.post(path, orjson.dumps(body))
+            response = await self._http.post(path, orjson.dumps(body), leash)
         except Silent as error:
             raise _silent() from error
         except (Unreachable, Cut) as error:

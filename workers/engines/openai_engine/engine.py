@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
 from experiments.remote_capabilities import Way, refusal, way
 from experiments.remote_server import RemoteServer, Tokens
 from workers.engines.base import Delta, EngineError, Finished, GenerationRequest, ThinkingProfile
-from workers.engines.driven import DrivenEngine, Emit, MakeDriver
+from workers.engines.driven import DrivenEngine, Emit, MakeDriver, in_flight
 from workers.engines.driver import Driver
 from workers.engines.openai_engine.accounting import accounted
 from workers.engines.openai_engine.chunks import ChunkVocabulary
 from workers.engines.openai_engine.client import Client
+from workers.engines.openai_engine.relay import Relay, can_relay
 from workers.engines.openai_engine.text_decoder import TextDecoder
 from workers.engines.openai_engine.token_decoder import TokenDecoder
 from workers.engines.vocabulary import HuggingFaceVocabulary, Vocabulary, encode_chat, read_end_ids
@@ -52,6 +55,7 @@ class OpenAIEngine(DrivenEngine):
         self._path = tokenizer_path
         self._client: Client | None = None
         self._tokenizer: Any = None
+        self._relays: dict[str, Relay] = {}
         self._vocabulary: HuggingFaceVocabulary | None = None
 
     async def start(self) -> None:
@@ -69,6 +73,28 @@ class OpenAIEngine(DrivenEngine):
         self._fail_all()
         if client is not None:
             await client.close()
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta | Finished]:
+        self._check(request)
+        if request.id in self._relays:
+            raise in_flight(request)
+        if self._client is None or not can_relay(self._server, request):
+            async with aclosing(super().generate(request)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+            return
+        relay = self._relays[request.id] = Relay(self._client, self._server, request, self._profile)
+        try:
+            async with self._room, aclosing(relay.run()) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+        finally:
+            del self._relays[request.id]
+
+    def cancel(self, request_id: str) -> None:
+        if (relay := self._relays.get(request_id)) is not None:
+            relay.cancel()
+        super().cancel(request_id)
 
     def refusal(self, request: GenerationRequest) -> str | None:
         """Why a request cannot be served on this server; None: it can."""
@@ -90,17 +116,19 @@ class OpenAIEngine(DrivenEngine):
             self._vocabulary = HuggingFaceVocabulary(self._tokenizer, self._profile, ends)
 
     def _prepare(self, request: GenerationRequest) -> MakeDriver:
+        prompt = None
+        if self._tokenizer is not None:
+            prompt = encode_chat(self._tokenizer, request.messages, self._profile)
+        make = self._with_ids if self._server.tokens is Tokens.IDS else self._with_text
+        return partial(make, request, prompt)
+
+    def _check(self, request: GenerationRequest) -> None:
         if self._client is None:
             raise EngineError("the engine is not running", code="unavailable")
         if (reason := self.refusal(request)) is not None:
             raise EngineError(reason, code="unsupported", invalid_request=True)
         if not request.messages or any(not isinstance(m.get("content"), str) for m in request.messages):
             raise EngineError("messages must have a text as content", code="invalid_messages", invalid_request=True)
-        prompt = None
-        if self._tokenizer is not None:
-            prompt = encode_chat(self._tokenizer, request.messages, self._profile)
-        make = self._with_ids if self._server.tokens is Tokens.IDS else self._with_text
-        return partial(make, request, prompt)
 
     def _with_ids(self, request: GenerationRequest, prompt: list[int] | None, emit: Emit) -> Driver:
         client, vocabulary = self._client, self._vocabulary

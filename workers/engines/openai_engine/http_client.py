@@ -35,6 +35,30 @@ class Silent(Exception):
     """Nothing came for too long."""
 
 
+class Leash:
+    """Lets somebody else end an exchange while it is waited for.
+
+    Attributes:
+        pulled: whether somebody has.
+    """
+
+    def __init__(self) -> None:
+        self.pulled = False
+        self._connection: _Connection | None = None
+
+    def hold(self, connection: _Connection) -> None:
+        """The exchange goes over this connection."""
+        self._connection = connection
+        if self.pulled:
+            connection.abort()
+
+    def pull(self) -> None:
+        """End the exchange: whoever waits for it gets Unreachable or Cut."""
+        self.pulled = True
+        if self._connection is not None:
+            self._connection.abort()
+
+
 class HttpClient:
     """Requests to one server.
 
@@ -61,8 +85,13 @@ class HttpClient:
         self._open: set[_Connection] = set()
         self._is_closed = False
 
-    async def post(self, path: str, body: bytes) -> Response:
+    async def post(self, path: str, body: bytes, leash: Leash | None = None) -> Response:
         """Send a request and wait for the head of its answer.
+
+        Args:
+            path: behind the base URL's.
+            body: JSON.
+            leash: of the exchange; to be forgotten when its answer has ended.
 
         Raises:
             Unreachable: nothing of an answer came.
@@ -77,10 +106,11 @@ class HttpClient:
         while (connection := self._take()) is not None:
             # The server may have closed it just now, before it saw the request: that is not the request's fault.
             try:
-                return await self._ask(connection, head + body)
+                return await self._ask(connection, head + body, leash)
             except Unreachable:
-                continue
-        return await self._ask(await self._connect(), head + body)
+                if leash is not None and leash.pulled:
+                    raise
+        return await self._ask(await self._connect(), head + body, leash)
 
     async def close(self) -> None:
         """Close all connections; answers under way are cut."""
@@ -88,7 +118,9 @@ class HttpClient:
         for connection in list(self._open):
             connection.abort()
 
-    async def _ask(self, connection: _Connection, request: bytes) -> Response:
+    async def _ask(self, connection: _Connection, request: bytes, leash: Leash | None) -> Response:
+        if leash is not None:
+            leash.hold(connection)
         try:
             status = await connection.send(request, self._silence_seconds)
         except BaseException:

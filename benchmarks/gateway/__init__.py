@@ -1,0 +1,1 @@
+"""What the gateway costs: added latency, throughput and transit of streams, beside other gateways."""
