@@ -22,8 +22,10 @@ from workers.engines.base import (
     GenerationResult,
     Sampling,
 )
+from workers.metrics import worker_metrics
 from workers.outbox import Ending, Outbox
 from workers.shadow_server import ShadowServer
+from workers.tracing import trace_decoding
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class CheckpointServer:
         self._redis = redis
         self._outbox = outbox
         self._engine = engine
+        self._checkpoint_id = checkpoint_id
         self._stream = wire.request_stream(checkpoint_id)
         self._consumer = consumer
         self._serving: dict[bytes, asyncio.Task[None]] = {}
@@ -64,6 +67,21 @@ class CheckpointServer:
     def alive(self) -> bool:
         """Whether the engine can go on serving."""
         return self._engine.alive
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are decoded."""
+        return len(self._serving)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that the engine takes at once."""
+        return self._engine.max_concurrency
+
+    @property
+    def shadow_runs(self) -> int:
+        """Shadow runs that are decoded."""
+        return self._shadow.running
 
     async def run(self) -> None:
         """Take requests until cancelled; what is being decoded then goes on (see :meth:`drain`)."""
@@ -291,6 +309,8 @@ class CheckpointServer:
     ) -> None:
         event = wire.ReplyEvent(request.id, kind, body)
         ended = dataclasses.replace(record, deliveries=self._deliveries.pop(request.id, 1))
+        worker_metrics().ended(self._checkpoint_id, ended)
+        trace_decoding(request, ended)
         self._outbox.put(request.reply_to, event, Ending(ended, self._stream, entry_id))
 
 

@@ -11,6 +11,7 @@ from experiments.gateway.admission import Admitted
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
 from experiments.gateway.http import EventStream, Send, send_json
+from experiments.gateway.observing import note_event
 
 Events = asyncio.Queue[wire.ReplyEvent]
 # Whoever decodes ends a request at its deadline; the gateway waits a little longer for its word.
@@ -62,9 +63,12 @@ async def send_stream(admitted: Admitted, request: ChatRequest, events: Events, 
 async def _next(admitted: Admitted, events: Events) -> wire.ReplyEvent:
     """The next event; an error event when none comes before the deadline."""
     remaining = admitted.deadline_at + DEADLINE_GRACE_SECONDS - time.time()
+    late = False
     try:
-        return await asyncio.wait_for(events.get(), max(remaining, 0.001))
+        event = await asyncio.wait_for(events.get(), max(remaining, 0.001))
     except TimeoutError:
-        seconds = admitted.route.deadline_seconds
+        late, seconds = True, admitted.route.deadline_seconds
         body = {"status": 504, "code": "timeout", "message": f"no answer within {seconds:g} seconds"}
-        return wire.ReplyEvent(admitted.id, "error", body)
+        event = wire.ReplyEvent(admitted.id, "error", body)
+    note_event(event, ended_here=late)
+    return event

@@ -17,7 +17,9 @@ from experiments.gateway.admission import authorise, decide, record
 from experiments.gateway.answering import send_stream, send_whole
 from experiments.gateway.chat_request import parse_chat_request
 from experiments.gateway.errors import ApiError
+from experiments.gateway.health import hosted_checkpoints
 from experiments.gateway.http import (
+    BoundedReceive,
     ClientLeft,
     Receive,
     Scope,
@@ -27,11 +29,16 @@ from experiments.gateway.http import (
     send_json,
     wait_for_disconnect,
 )
+from experiments.gateway.observing import Observation, current
+from experiments.gateway.operations import DEFAULTS, PAGES, Operations, Options
 from experiments.gateway.replies import Replies
 from experiments.gateway.routing_cache import RoutingCache
 from experiments.routing import Routing
 
 logger = logging.getLogger(__name__)
+# How requests end that a shutdown can't wait for, and how long their clients have to be told.
+DRAINED = {"status": 503, "code": "draining", "message": "this gateway shuts down and could not wait for the answer"}
+DRAINED_GRACE_SECONDS = 2.0
 
 
 class Gateway:
@@ -40,12 +47,20 @@ class Gateway:
     Args:
         connect: makes an asynchronous Redis client in the running event loop.
         load_routing: reads the routing of a configuration version (blocking).
+        options: bounds, and what is told of its work.
     """
 
-    def __init__(self, connect: Callable[[], Any], load_routing: Callable[[int], Routing]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        load_routing: Callable[[int], Routing],
+        options: Options = DEFAULTS,
+    ) -> None:
         self._connect = connect
         self._load_routing = load_routing
         self._tasks: list[asyncio.Task[None]] = []
+        self.operations = Operations(options)
+        self._gate = self.operations.gate
 
     async def start(self) -> None:
         """Connect, load the routing, start reading replies. Call it in the serving event loop."""
@@ -55,28 +70,58 @@ class Gateway:
         await self._routing.refresh()
         self._spawn(self._routing.keep_fresh())
         self._spawn(self._replies.read_forever())
+        self.operations.attach(self._routing, self._replies)
+        self._spawn(self.operations.pulse.measure_forever(self._redis, self._hosted_checkpoints))
 
     async def stop(self) -> None:
         """End the background tasks and disconnect."""
         await end_tasks(self._tasks)
         await self._replies.close()
         await self._redis.aclose()
+        await self.operations.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests; return when those in flight have ended, after so many seconds by an error."""
+        self._gate.draining = True
+        if not await self._gate.emptied(seconds):
+            self._replies.end_all(DRAINED)
+            await self._gate.emptied(DRAINED_GRACE_SECONDS)
+
+    def _hosted_checkpoints(self) -> frozenset[int]:
+        """Checkpoints that need an engine host."""
+        return hosted_checkpoints(self._routing.current)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            handler = self._handler(scope)
-            await handler(scope, receive, send)
-        except ApiError as error:
-            await send_json(send, error.status, error.body())
-        except ClientLeft:
+        if scope["path"] in PAGES:
+            await self.operations.serve_page(scope, send)
             return
-        except redis.exceptions.RedisError:
-            logger.exception("Redis failed while a request was admitted")
-            unavailable = ApiError(503, "the request could not be admitted; try again", "unavailable")
-            await send_json(send, unavailable.status, unavailable.body(), {"retry-after": "1"})
+        limits = self._gate.limits
+        with self.operations.observed(scope) as seen:
+            try:
+                with self._gate.open(seen):
+                    bounded = BoundedReceive(receive, limits.max_body_bytes, limits.body_timeout_seconds)
+                    await self._handler(scope)(scope, bounded, send)
+            except ApiError as error:
+                await _refuse(send, seen, error)
+            except ClientLeft:
+                seen.left = True
+            except redis.exceptions.RedisError:
+                logger.exception("Redis failed while a request was admitted")
+                message = "the request could not be admitted; try again"
+                await _refuse(send, seen, ApiError(503, message, "unavailable", headers={"retry-after": "1"}))
+            finally:
+                if seen.is_orphaned:
+                    await self._cancel(seen.id)
+
+    async def _cancel(self, request_id: str) -> None:
+        """Tell whoever decodes a request that nobody waits for it any more."""
+        try:
+            await self._redis.publish(wire.CANCEL_CHANNEL, request_id)
+        except redis.exceptions.RedisError as error:
+            logger.warning("request %s could not be cancelled: %s", request_id, error)
 
     def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         routes = {
@@ -99,7 +144,7 @@ class Gateway:
         route = authorise(self._routing.current, header(scope, b"authorization"))
         request = parse_chat_request(await read_body(receive))
         admitted = decide(route, request, self._routing.unwatched())
-        with self._replies.expect(admitted.id) as events:
+        with self._gate.admit(current(), admitted, request), self._replies.expect(admitted.id) as events:
             await record(self._redis, admitted, request, self._replies.stream)
             answer = send_stream if request.stream else send_whole
             answering = asyncio.create_task(answer(admitted, request, events, send))
@@ -115,3 +160,10 @@ class Gateway:
                     task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await leaving
+
+
+async def _refuse(send: Send, seen: Observation, error: ApiError) -> None:
+    """Send an error in OpenAI's form, unless a response has begun already."""
+    seen.code = error.code
+    if not seen.status:
+        await send_json(send, error.status, error.body(), {"x-request-id": seen.own_id(), **error.headers})

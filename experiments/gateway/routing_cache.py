@@ -23,12 +23,16 @@ class RoutingCache:
     Args:
         redis: asynchronous client.
         load: reads the routing of a version from the database (blocking; runs in a thread).
+
+    Attributes:
+        refreshed_at: when the version was last found to be the newest, by ``time.monotonic``.
     """
 
     def __init__(self, redis: Any, load: Callable[[int], Routing]) -> None:
         self._redis = redis
         self._load = load
         self.current = Routing(version=-1)
+        self.refreshed_at = 0.0
         self._looks: dict[int, float] = {}
 
     async def refresh(self) -> None:
@@ -37,6 +41,7 @@ class RoutingCache:
         if version != self.current.version:
             self.current = await asyncio.to_thread(self._load, version)
         await self._read_looks()
+        self.refreshed_at = time.monotonic()
 
     def unwatched(self) -> frozenset[int]:
         """Running experiments that nobody has looked at lately, judged by this process's clock.
