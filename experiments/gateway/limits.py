@@ -21,7 +21,7 @@ _SHARE_TO_WORK_OFF = 10
 _LONGEST_WAIT_SECONDS = 60
 _UNKNOWN_WAIT_SECONDS = 5
 _DRAINING_WAIT_SECONDS = 5
-# Weight of the newest second in the completion rate.
+# Weight of the newest measurement in the completion rate.
 _NEWEST = 0.2
 
 
