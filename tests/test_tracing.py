@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import time
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def completion(**changes: Any) -> wire.CompletionRecord:
 
 
 def observed(*headers: tuple[bytes, bytes]) -> Observation:
-    return begin({"method": "POST", "path": "/v1/chat/completions", "headers": list(headers)})
+    # In a context of its own: other tests serve other requests.
+    return copy_context().run(begin, {"method": "POST", "path": "/v1/chat/completions", "headers": list(headers)})
 
 
 def admit(seen: Observation) -> None:

@@ -38,6 +38,8 @@ def start_stack(supervisor: Supervisor, services: Services, port: int) -> Iterat
         "DATABASE_URL": services.database_url,
         "REDIS_URL": services.redis_url,
         "CURTAIL_HTTPS": "0",
+        # The engine stops before the gateway, so there is little to wait for.
+        "CURTAIL_DRAIN_SECONDS": os.environ.get("CURTAIL_DRAIN_SECONDS") or "5",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "platform"))),
     }
     celery = [sys.executable, "-m", "celery", "-A", "curtail.celery_app"]
