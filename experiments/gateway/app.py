@@ -100,6 +100,7 @@ class Gateway:
             return
         limits = self._gate.limits
         with self.operations.observed(scope) as seen:
+            seen.task = asyncio.current_task()
             try:
                 with self._gate.open(seen):
                     bounded = BoundedReceive(receive, limits.max_body_bytes, limits.body_timeout_seconds)
@@ -108,10 +109,20 @@ class Gateway:
                 await _refuse(send, seen, error)
             except ClientLeft:
                 seen.left = True
+            except asyncio.CancelledError:
+                if not seen.stalled or seen.task is None or seen.task.uncancel():
+                    raise
             except redis.exceptions.RedisError:
                 logger.exception("Redis failed while a request was admitted")
                 message = "the request could not be admitted; try again"
                 await _refuse(send, seen, ApiError(503, message, "unavailable", headers={"retry-after": "1"}))
+            except Exception:
+                # A stream that has begun is cut, so that nobody takes it for whole.
+                seen.code = "internal_error"
+                if seen.status:
+                    raise
+                logger.exception("a request failed")
+                await _refuse(send, seen, ApiError(500, "the gateway failed; the log says why", "internal_error"))
             finally:
                 if seen.is_orphaned:
                     await self._cancel(seen.id)

@@ -81,6 +81,7 @@ class Pulse:
                 if not failing:
                     logger.warning("the queues can't be measured (%s); trying again", error)
                 failing = True
+            self.gate.cut_stalled()
             await asyncio.sleep(MEASURE_SECONDS)
 
 

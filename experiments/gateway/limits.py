@@ -35,7 +35,7 @@ class Limits:
         max_prompt_characters: of all its messages.
         max_concurrency_per_key: admitted requests of one API key, in this process.
         max_open_requests: requests of any kind on /v1, in this process.
-        body_timeout_seconds: for the whole body.
+        body_timeout_seconds: for the whole body, and past a request's deadline for its client to take the answer.
     """
 
     max_queue: int = 1024
@@ -82,6 +82,7 @@ class Gate:
     draining: bool = False
     open_requests: int = 0
     _per_key: Counter[str] = field(default_factory=Counter)
+    _admitted: set[Observation] = field(default_factory=set)
     _queues: dict[int, _Queue] = field(default_factory=dict)
 
     @contextmanager
@@ -113,16 +114,19 @@ class Gate:
         Raises:
             ApiError: 400 for a prompt too long, 429 when its key has too many open or its checkpoint's queue is full.
         """
-        key = seen.key if seen is not None else ""
+        seen = seen or Observation(0.0, 0.0)
+        key = seen.key
         queue = self._queues.setdefault(admitted.assignment.arm.checkpoint_id, _Queue())
         self._refuse_too_much(key, queue, request)
-        if seen is not None:
-            _describe(seen, admitted, request)
+        _describe(seen, admitted, request)
+        seen.give_up_at = admitted.deadline_at + self.limits.body_timeout_seconds
+        self._admitted.add(seen)
         self._per_key[key] += 1
         queue.in_flight += 1
         try:
             yield
         finally:
+            self._admitted.discard(seen)
             queue.in_flight -= 1
             queue.ended += 1
             self._per_key[key] -= 1
@@ -147,6 +151,14 @@ class Gate:
             return _UNKNOWN_WAIT_SECONDS
         seconds = self.limits.max_queue / _SHARE_TO_WORK_OFF / queue.rate
         return max(1, min(_LONGEST_WAIT_SECONDS, math.ceil(seconds)))
+
+    def cut_stalled(self) -> None:
+        """End the requests whose clients hold their connection open and do not read."""
+        now = time.time()
+        for seen in [seen for seen in self._admitted if seen.give_up_at < now and not seen.stalled]:
+            seen.stalled = True
+            if seen.task is not None:
+                seen.task.cancel()
 
     async def emptied(self, seconds: float) -> bool:
         """Wait so long until nothing is open; whether that is so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -31,6 +32,9 @@ class Observation:
         record: of its completion, without messages, once it has ended well.
         error: body of the error event it ended with.
         left: whether its client went away.
+        give_up_at: when its answer has to be taken, in seconds since the epoch.
+        stalled: whether its client did not take the answer until then.
+        task: that serves it.
         ended_here: whether the gateway gave up on it while somebody may still be decoding.
     """
 
@@ -55,6 +59,9 @@ class Observation:
     record: Mapping[str, Any] | None = None
     error: Mapping[str, Any] | None = None
     left: bool = False
+    give_up_at: float = 0.0
+    stalled: bool = False
+    task: asyncio.Task[Any] | None = None
     ended_here: bool = False
     span: Any = None
 
@@ -66,7 +73,7 @@ class Observation:
         if self.error is not None:
             code = self.error.get("code")
             return code if code in ("timeout", "cancelled") else "error"
-        if self.left:
+        if self.left or self.stalled:
             return "cancelled"
         if self.admitted:
             return "error"
@@ -113,6 +120,9 @@ def note_event(event: wire.ReplyEvent, *, ended_here: bool = False) -> None:
 
     Args:
         event: the event.
+        give_up_at: when its answer has to be taken, in seconds since the epoch.
+        stalled: whether its client did not take the answer until then.
+        task: that serves it.
         ended_here: whether the gateway made it up because nobody else said a word in time.
     """
     seen = _current.get()

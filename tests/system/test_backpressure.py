@@ -6,6 +6,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import orjson
 
 from experiments import wire
 from experiments.models import UseCase
@@ -102,3 +103,22 @@ def test_a_request_past_its_deadline_is_cancelled_where_it_is_decoded(
         cancelled = wait_for(lambda: channel.get_message(ignore_subscribe_messages=True, timeout=0.1))
     assert (refused.status_code, refused.json()["error"]["code"]) == (504, "timeout")
     assert cancelled["data"].decode() == refused.headers["x-request-id"]
+
+
+def test_a_client_that_does_not_read_its_answer_is_let_go(registered: UseCase, start_gateway: Start) -> None:
+    registered.deadline_seconds = 1.0
+    registered.save()
+    announce_change()
+    gateway = start_gateway(CURTAIL_BODY_TIMEOUT_SECONDS="1")
+    body = orjson.dumps(gateway.body(stream=True))
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {gateway.token}\r\n"
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=15) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        (request,) = gateway.taken()
+        # More than all buffers on the way hold, so that the gateway has to wait for its client.
+        for _ in range(20):
+            gateway.reply(request, "thinking", "x" * 1_000_000)
+        gateway.finish(request)
+        wait_for(lambda: "curtail_open_requests 1.0" in httpx.get(f"{gateway.url}/metrics").text)
+        wait_for(lambda: "curtail_open_requests 0.0" in httpx.get(f"{gateway.url}/metrics").text)
+        assert 'outcome="cancelled",status="200"' in httpx.get(f"{gateway.url}/metrics").text
