@@ -71,6 +71,7 @@ class Gateway:
         self._spawn(self._routing.keep_fresh())
         self._spawn(self._replies.read_forever())
         self.operations.attach(self._routing, self._replies)
+        self._spawn(self._gate.cut_stalled_forever())
         self._spawn(self.operations.pulse.measure_forever(self._redis, self._hosted_checkpoints))
 
     async def stop(self) -> None:
@@ -103,8 +104,7 @@ class Gateway:
             seen.task = asyncio.current_task()
             try:
                 with self._gate.open(seen):
-                    bounded = BoundedReceive(receive, limits.max_body_bytes, limits.body_timeout_seconds)
-                    await self._handler(scope)(scope, bounded, send)
+                    await self._handler(scope)(scope, BoundedReceive(receive, limits.max_body_bytes), send)
             except ApiError as error:
                 await _refuse(send, seen, error)
             except ClientLeft:
@@ -112,6 +112,8 @@ class Gateway:
             except asyncio.CancelledError:
                 if not seen.stalled or seen.task is None or seen.task.uncancel():
                     raise
+                if (error := self._gate.stalled(seen)) is not None:
+                    await _refuse(send, seen, error)
             except redis.exceptions.RedisError:
                 logger.exception("Redis failed while a request was admitted")
                 message = "the request could not be admitted; try again"

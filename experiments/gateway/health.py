@@ -81,7 +81,6 @@ class Pulse:
                 if not failing:
                     logger.warning("the queues can't be measured (%s); trying again", error)
                 failing = True
-            self.gate.cut_stalled()
             await asyncio.sleep(MEASURE_SECONDS)
 
 

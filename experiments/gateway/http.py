@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -37,40 +36,28 @@ def body_too_large(bound: int, size: int) -> ApiError:
 
 
 class BoundedReceive:
-    """``receive`` of one request whose body may neither be too large nor take too long to come.
+    """``receive`` of one request whose body may not be too large.
 
     Args:
         receive: the server's.
         max_bytes: of the body.
-        seconds: from now to the end of the body.
     """
 
-    def __init__(self, receive: Receive, max_bytes: int, seconds: float) -> None:
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
-        self._seconds = seconds
-        self._until = asyncio.get_running_loop().time() + seconds
         self._size = 0
-        self._complete = False
 
     async def __call__(self) -> MutableMapping[str, Any]:
         """The next message.
 
         Raises:
-            ApiError: 408 when the body takes too long, 413 when it is too large.
+            ApiError: 413 when the body is too large.
         """
-        if self._complete:
-            return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._until):
-                message = await self._receive()
-        except TimeoutError:
-            text = f"the body did not arrive within {self._seconds:g} seconds"
-            raise ApiError(408, text, "request_timeout", headers=CLOSE) from None
+        message = await self._receive()
         self._size += len(message.get("body", b""))
         if self._size > self._max_bytes:
             raise body_too_large(self._max_bytes, self._size)
-        self._complete = not message.get("more_body")
         return message
 
 

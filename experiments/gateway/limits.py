@@ -21,6 +21,7 @@ _SHARE_TO_WORK_OFF = 10
 _LONGEST_WAIT_SECONDS = 60
 _UNKNOWN_WAIT_SECONDS = 5
 _DRAINING_WAIT_SECONDS = 5
+_LOOK_FOR_STALLED_SECONDS = 0.5
 # Weight of the newest measurement in the completion rate.
 _NEWEST = 0.2
 
@@ -80,10 +81,14 @@ class Gate:
 
     limits: Limits
     draining: bool = False
-    open_requests: int = 0
     _per_key: Counter[str] = field(default_factory=Counter)
-    _admitted: set[Observation] = field(default_factory=set)
+    _open: set[Observation] = field(default_factory=set)
     _queues: dict[int, _Queue] = field(default_factory=dict)
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that are open on /v1."""
+        return len(self._open)
 
     @contextmanager
     def open(self, seen: Observation) -> Iterator[None]:
@@ -101,11 +106,12 @@ class Gate:
             raise ApiError(429, message, "overloaded", headers={"retry-after": "1", **CLOSE})
         if seen.content_length is not None and seen.content_length > limits.max_body_bytes:
             raise body_too_large(limits.max_body_bytes, seen.content_length)
-        self.open_requests += 1
+        seen.give_up_at = seen.began_at + limits.body_timeout_seconds
+        self._open.add(seen)
         try:
             yield
         finally:
-            self.open_requests -= 1
+            self._open.discard(seen)
 
     @contextmanager
     def admit(self, seen: Observation | None, admitted: Admitted, request: ChatRequest) -> Iterator[None]:
@@ -120,13 +126,11 @@ class Gate:
         self._refuse_too_much(key, queue, request)
         _describe(seen, admitted, request)
         seen.give_up_at = admitted.deadline_at + self.limits.body_timeout_seconds
-        self._admitted.add(seen)
         self._per_key[key] += 1
         queue.in_flight += 1
         try:
             yield
         finally:
-            self._admitted.discard(seen)
             queue.in_flight -= 1
             queue.ended += 1
             self._per_key[key] -= 1
@@ -152,13 +156,25 @@ class Gate:
         seconds = self.limits.max_queue / _SHARE_TO_WORK_OFF / queue.rate
         return max(1, min(_LONGEST_WAIT_SECONDS, math.ceil(seconds)))
 
-    def cut_stalled(self) -> None:
-        """End the requests whose clients hold their connection open and do not read."""
-        now = time.time()
-        for seen in [seen for seen in self._admitted if seen.give_up_at < now and not seen.stalled]:
-            seen.stalled = True
-            if seen.task is not None:
-                seen.task.cancel()
+    async def cut_stalled_forever(self) -> None:
+        """End requests whose clients hold their connection open and neither send nor read; until cancelled.
+
+        One look at all of them now and then costs less than a timer for each.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_FOR_STALLED_SECONDS)
+            now = time.time()
+            for seen in [seen for seen in self._open if seen.give_up_at < now and not seen.stalled]:
+                seen.stalled = True
+                if seen.task is not None:
+                    seen.task.cancel()
+
+    def stalled(self, seen: Observation) -> ApiError | None:
+        """What a request that was cut is told: nothing when it has been admitted, for its client does not read."""
+        if seen.admitted:
+            return None
+        text = f"the body did not arrive within {self.limits.body_timeout_seconds:g} seconds"
+        return ApiError(408, text, "request_timeout", headers=CLOSE)
 
     async def emptied(self, seconds: float) -> bool:
         """Wait so long until nothing is open; whether that is so."""

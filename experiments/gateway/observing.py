@@ -32,8 +32,8 @@ class Observation:
         record: of its completion, without messages, once it has ended well.
         error: body of the error event it ended with.
         left: whether its client went away.
-        give_up_at: when its answer has to be taken, in seconds since the epoch.
-        stalled: whether its client did not take the answer until then.
+        give_up_at: when its body has to be there, later when its answer has to be taken, in seconds since the epoch.
+        stalled: whether its client has let that time pass.
         task: that serves it.
         ended_here: whether the gateway gave up on it while somebody may still be decoding.
     """
@@ -73,10 +73,10 @@ class Observation:
         if self.error is not None:
             code = self.error.get("code")
             return code if code in ("timeout", "cancelled") else "error"
-        if self.left or self.stalled:
+        if self.left:
             return "cancelled"
         if self.admitted:
-            return "error"
+            return "cancelled" if self.stalled else "error"
         return "refused" if self.code or not self.status else "ok"
 
     @property
@@ -120,8 +120,8 @@ def note_event(event: wire.ReplyEvent, *, ended_here: bool = False) -> None:
 
     Args:
         event: the event.
-        give_up_at: when its answer has to be taken, in seconds since the epoch.
-        stalled: whether its client did not take the answer until then.
+        give_up_at: when its body has to be there, later when its answer has to be taken, in seconds since the epoch.
+        stalled: whether its client has let that time pass.
         task: that serves it.
         ended_here: whether the gateway made it up because nobody else said a word in time.
     """

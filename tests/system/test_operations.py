@@ -100,6 +100,16 @@ def test_ready_follows_the_engine_host(start_gateway: Start) -> None:
     assert answer["checks"]["postgresql"] == {"ok": True, "required": False, "detail": "answers"}
 
 
+def test_a_gateway_is_not_ready_while_redis_is_silent_and_recovers(start_gateway: Start) -> None:
+    gateway = start_gateway()
+    gateway.host_is_up()
+    gateway.redis.execute_command("CLIENT", "PAUSE", 7000)
+    checks = wait_for(lambda: (answer := httpx.get(f"{gateway.url}/readyz")).status_code == 503 and answer.json())
+    assert not checks["checks"]["redis"]["ok"]
+    assert httpx.get(f"{gateway.url}/healthz").status_code == 200
+    wait_for(lambda: httpx.get(f"{gateway.url}/readyz").status_code == 200)
+
+
 def test_health_is_only_asked_for(start_gateway: Start) -> None:
     gateway = start_gateway()
     assert httpx.post(f"{gateway.url}/healthz").status_code == 405
