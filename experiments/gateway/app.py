@@ -112,8 +112,8 @@ class Gateway:
             except asyncio.CancelledError:
                 if not seen.stalled or seen.task is None or seen.task.uncancel():
                     raise
-                if (error := self._gate.stalled(seen)) is not None:
-                    await _refuse(send, seen, error)
+                if (refusal := self._gate.stalled(seen)) is not None:
+                    await _refuse(send, seen, refusal)
             except redis.exceptions.RedisError:
                 logger.exception("Redis failed while a request was admitted")
                 message = "the request could not be admitted; try again"
