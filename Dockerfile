@@ -34,4 +34,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=8)"]
 
-CMD ["python", "-m", "curtail.serve", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "curtail.web_server", "--host", "0.0.0.0", "--port", "8000"]

@@ -44,7 +44,7 @@ def start_stack(supervisor: Supervisor, services: Services, port: int) -> Iterat
     }
     celery = [sys.executable, "-m", "celery", "-A", "curtail.celery_app"]
     worker = [*celery, "worker", "-P", "threads", "-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO"]
-    web = [sys.executable, "-m", "curtail.serve", "--port", str(port)]
+    web = [sys.executable, "-m", "curtail.web_server", "--port", str(port)]
     ready = log_ready(" ready.")
     for name, argv, condition in (
         ("web", web, http_ready(f"http://127.0.0.1:{port}/healthz")),

@@ -104,7 +104,7 @@ def start_gateway(
 
         def start(**environment: str) -> GatewayProcess:
             port = _free_port()
-            argv = [sys.executable, "-m", "curtail.serve", "--port", str(port)]
+            argv = [sys.executable, "-m", "curtail.web_server", "--port", str(port)]
             env = {**child_environment, "CURTAIL_LOG_FORMAT": "json", **environment}
             ready = http_ready(f"http://127.0.0.1:{port}/healthz")
             child = supervisor.start(f"gateway-{port}", argv, ready=ready, env=env, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""The web server: uvicorn that drains on SIGTERM, ``python -m curtail.serve --host 0.0.0.0 --port 8000``.
+"""The web server: uvicorn that drains on SIGTERM, ``python -m curtail.web_server --host 0.0.0.0 --port 8000``.
 
 uvicorn alone closes its sockets at the first signal, waits without end for open streams, and ends by the signal.
 """
