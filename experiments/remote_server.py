@@ -65,8 +65,8 @@ class RemoteServer:
         budget: how it limits thinking by itself.
         efforts: thinking tokens that each ``reasoning_effort`` stands for; only with that budget.
         reasoning_fields: whether thinking comes as ``reasoning`` or ``reasoning_content`` apart from ``content``.
-        reasoning_usage: whether its usage tells the reasoning's share of the tokens. Then a request whose policy decides
-            nothing is passed on as it is, in one piece unless its client streams.
+        reasoning_usage: whether its usage tells the reasoning's share of the tokens. A request whose policy decides
+            nothing is then passed on as it is, in one piece unless its client streams.
         logprobs: whether it tells log-probabilities of tokens while it streams.
         usage: when it says how many tokens it decoded.
         max_tokens_field: name of the limit in chat requests (``/completions`` always has ``max_tokens``).

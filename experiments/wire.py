@@ -39,6 +39,11 @@ def shadow_stream(checkpoint_id: int) -> str:
     return f"curtail:shadow:{checkpoint_id}"
 
 
+def host_key(checkpoint_id: int) -> str:
+    """Set, with a short expiry, for as long as an engine host serves this checkpoint."""
+    return f"curtail:host:{checkpoint_id}"
+
+
 def looked_key(experiment_id: int) -> str:
     """When an experiment was last looked at, in seconds since the epoch."""
     return f"curtail:looked:{experiment_id}"
@@ -65,7 +70,7 @@ class _Message:
 class ServeRequest(_Message):
     """One admitted request on its way to an engine host. It carries no reference answer.
 
-    Times are seconds since the epoch.
+    Times are seconds since the epoch; ``traceparent`` is the W3C trace context of the gateway's span, "" without.
     """
 
     id: str
@@ -79,6 +84,7 @@ class ServeRequest(_Message):
     max_tokens: int | None
     admitted_at: float
     deadline_at: float
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,16 @@
-"""How the engine host and the ledger writer live inside Celery workers: started and stopped with them."""
+"""How the engine host, the ledger writer and the metrics live inside Celery workers: started and stopped with them."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar
 
 from celery import bootsteps
+from django.conf import settings
 
 from experiments.services.off_thread import off_thread
 from experiments.services.redis_clients import async_redis, sync_redis_client
 from workers.ledger_writer import LedgerWriter
+from workers.metrics import MetricsServer
 from workers.serving import EngineHost
 
 
@@ -38,3 +40,16 @@ class LedgerWriterStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def create(self, worker: Any) -> LedgerWriter:
         return LedgerWriter(sync_redis_client)
+
+
+class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Serves this worker's metrics where CURTAIL_WORKER_METRICS_PORT is set."""
+
+    requires: ClassVar = {"celery.worker.components:Pool"}
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.enabled = settings.WORKER_METRICS_PORT > 0
+
+    def create(self, worker: Any) -> MetricsServer:
+        return MetricsServer(settings.WORKER_METRICS_HOST, settings.WORKER_METRICS_PORT)

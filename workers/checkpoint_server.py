@@ -12,8 +12,10 @@ from experiments import wire
 from experiments.asyncio_tasks import end_tasks
 from workers.decoding import Ended, decode, failed
 from workers.engines.base import Engine
+from workers.metrics import worker_metrics
 from workers.outbox import Ending, Outbox
 from workers.shadow_server import ShadowServer
+from workers.tracing import trace_decoding
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class CheckpointServer:
         self._redis = redis
         self._outbox = outbox
         self._engine = engine
+        self._checkpoint_id = checkpoint_id
         self._stream = wire.request_stream(checkpoint_id)
         self._consumer = consumer
         self._serving: dict[bytes, asyncio.Task[None]] = {}
@@ -53,6 +56,21 @@ class CheckpointServer:
     def alive(self) -> bool:
         """Whether the engine can go on serving."""
         return self._engine.alive
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are decoded."""
+        return len(self._serving)
+
+    @property
+    def capacity(self) -> int:
+        """Requests that the engine takes at once."""
+        return self._engine.max_concurrency
+
+    @property
+    def shadow_runs(self) -> int:
+        """Shadow runs that are decoded."""
+        return self._shadow.running
 
     async def run(self) -> None:
         """Take requests until cancelled; what is being decoded then goes on (see :meth:`drain`)."""
@@ -211,4 +229,6 @@ class CheckpointServer:
         self._settle(entry_id, request, failed(request, message, status, deliveries=deliveries))
 
     def _settle(self, entry_id: bytes, request: wire.ServeRequest, ended: Ended) -> None:
+        worker_metrics().ended(self._checkpoint_id, ended.record)
+        trace_decoding(request, ended.record)
         self._outbox.put(request.reply_to, ended.event, Ending(ended.record, self._stream, entry_id))

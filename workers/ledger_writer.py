@@ -14,6 +14,7 @@ from django.db import DataError, Error, IntegrityError, connections
 
 from experiments import wire
 from experiments.services.ledger import ingest
+from workers.metrics import worker_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -100,26 +101,31 @@ class LedgerWriter:
 
     def _store(self, client: Any, entries: Sequence[_Entry]) -> None:
         if not entries:
+            worker_metrics().idle()
             return
+        set_aside = 0
         try:
             self._ingest(entries)
         except _REFUSED:
             logger.exception("a batch of %d ledger entries was refused; storing them one by one", len(entries))
             for entry in entries:
-                self._store_alone(client, entry)
+                set_aside += not self._store_alone(client, entry)
         ids = [entry_id for entry_id, _ in entries]
         with client.pipeline(transaction=True) as pipe:
             pipe.xack(wire.LEDGER_STREAM, wire.LEDGER_GROUP, *ids)
             pipe.xdel(wire.LEDGER_STREAM, *ids)
             pipe.execute()
+        worker_metrics().stored(len(entries), set_aside, ids[0])
 
-    def _store_alone(self, client: Any, entry: _Entry) -> None:
-        """Store one entry; one that can't be stored is set aside, so that it holds up nothing."""
+    def _store_alone(self, client: Any, entry: _Entry) -> bool:
+        """Store one entry; one that can't be stored is set aside, so that it holds up nothing, and False."""
         try:
             self._ingest([entry])
         except _REFUSED:
             logger.exception("ledger entry %s cannot be stored; it is kept in %s", entry[0], wire.LEDGER_DEAD_STREAM)
             client.xadd(wire.LEDGER_DEAD_STREAM, entry[1])
+            return False
+        return True
 
     def _ingest(self, entries: Sequence[_Entry]) -> None:
         admissions, completions, shadow_runs = [], [], []

@@ -45,9 +45,15 @@ class Outbox:
     def __init__(self, redis: Any) -> None:
         self._redis = redis
         self._items: list[_Item] = []
+        self._in_hand = 0
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def waiting(self) -> int:
+        """Events that are not in Redis yet."""
+        return len(self._items) + self._in_hand
 
     def put(
         self, reply_to: str, event: wire.ReplyEvent, ending: Ending | None = None, *, first_text: bool = False
@@ -74,6 +80,7 @@ class Outbox:
             await self._wake.wait()
             self._wake.clear()
             items, self._items = self._items, []
+            self._in_hand = len(items)
             while items:
                 try:
                     await self._write(items)
@@ -81,6 +88,7 @@ class Outbox:
                 except redis.exceptions.RedisError:
                     logger.exception("%d events could not be written; trying again", len(items))
                     await asyncio.sleep(_RETRY_SECONDS)
+            self._in_hand = 0
             if not self._items:
                 self._empty.set()
 

@@ -17,11 +17,15 @@ from experiments import wire
 from experiments.asyncio_tasks import end_tasks
 from workers.checkpoint_server import CheckpointServer
 from workers.engines.base import Engine, EngineError
+from workers.metrics import EngineLoad, worker_metrics
 from workers.outbox import Outbox
 from workers.served import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
 REFRESH_SECONDS = 1.0
+BEAT_SECONDS = 1.0
+# Gateways take a checkpoint as unserved when its hosts have said nothing for so long.
+SILENT_AFTER_SECONDS = 6
 DRAIN_SECONDS = 30.0
 
 
@@ -76,8 +80,11 @@ class EngineHost:
         ready.set()
         redis = self._connect()
         outbox = Outbox(redis)
+        metrics = worker_metrics()
+        metrics.engines, metrics.outbox_events = self._loads, lambda: outbox.waiting
         flushing = asyncio.create_task(outbox.flush_forever())
         listening = asyncio.create_task(self._listen_for_cancellations(redis))
+        beating = asyncio.create_task(self._beat(redis))
         try:
             while not self._stopping.is_set():
                 await self._refresh(redis, outbox)
@@ -87,7 +94,7 @@ class EngineHost:
                     continue
         finally:
             await self._shut_down(outbox)
-            await end_tasks((flushing, listening))
+            await end_tasks((flushing, listening, beating))
             await redis.aclose()
 
     async def _refresh(self, redis: Any, outbox: Outbox) -> None:
@@ -135,6 +142,28 @@ class EngineHost:
     async def _shut_down(self, outbox: Outbox) -> None:
         await asyncio.gather(*(self._release(checkpoint) for checkpoint in list(self._running)))
         await outbox.drained()
+
+    def _loads(self) -> list[EngineLoad]:
+        """How busy each engine is; the metrics' thread asks."""
+        return [
+            EngineLoad(checkpoint.id, server.in_flight, server.capacity, server.shadow_runs)
+            for checkpoint, server in list(self._servers.items())
+        ]
+
+    async def _beat(self, redis: Any) -> None:
+        """Say which checkpoints are served, until the host stops: one that drains takes no more requests."""
+        while self._stopping is not None and not self._stopping.is_set():
+            try:
+                async with redis.pipeline(transaction=False) as pipe:
+                    for checkpoint, server in self._servers.items():
+                        if server.alive:
+                            pipe.set(wire.host_key(checkpoint.id), self._consumer, ex=SILENT_AFTER_SECONDS)
+                    await pipe.execute()
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                logger.warning("the host's heartbeat failed (%s); trying again", error)
+            await asyncio.sleep(BEAT_SECONDS)
 
     async def _listen_for_cancellations(self, redis: Any) -> None:
         while True:

@@ -11,6 +11,7 @@ from experiments import wire
 from experiments.assignment import is_drawn
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
+from experiments.gateway.observing import current
 from experiments.routing import Assignment, Route, Routing, RunningExperiment, assign
 from experiments.services.secrets import api_key_digest, unit_digest
 
@@ -121,6 +122,7 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         max_tokens=request.max_tokens,
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
+        traceparent=seen.traceparent if (seen := current()) else "",
     )
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from experiments import wire
 from experiments.gateway import responses
 from experiments.gateway.admission import Admitted
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
-from experiments.gateway.http import EventStream, Send, send_json
+from experiments.gateway.http import ClientLeft, EventStream, Receive, Send, send_json, wait_for_disconnect
+from experiments.gateway.observing import note_event
 
 Events = asyncio.Queue[wire.ReplyEvent]
 # Whoever decodes ends a request at its deadline; the gateway waits a little longer for its word.
 DEADLINE_GRACE_SECONDS = 2.0
+_LEFT, _LATE = "left", "late"
 
 
 async def send_whole(admitted: Admitted, request: ChatRequest, events: Events, send: Send) -> None:
@@ -59,12 +63,38 @@ async def send_stream(admitted: Admitted, request: ChatRequest, events: Events, 
     await stream.close()
 
 
-async def _next(admitted: Admitted, events: Events) -> wire.ReplyEvent:
-    """The next event; an error event when none comes before the deadline."""
+@contextmanager
+def watched(admitted: Admitted, receive: Receive, events: Events) -> Iterator[None]:
+    """While the block lasts, that the client leaves and that no answer comes in time are events too."""
     remaining = admitted.deadline_at + DEADLINE_GRACE_SECONDS - time.time()
+    late = wire.ReplyEvent(admitted.id, _LATE, None)
+    timer = asyncio.get_running_loop().call_later(max(remaining, 0.001), events.put_nowait, late)
+    leaving = asyncio.create_task(wait_for_disconnect(receive))
+
+    def left(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            events.put_nowait(wire.ReplyEvent(admitted.id, _LEFT, None))
+
+    leaving.add_done_callback(left)
     try:
-        return await asyncio.wait_for(events.get(), max(remaining, 0.001))
-    except TimeoutError:
-        seconds = admitted.route.deadline_seconds
-        body = {"status": 504, "code": "timeout", "message": f"no answer within {seconds:g} seconds"}
-        return wire.ReplyEvent(admitted.id, "error", body)
+        yield
+    finally:
+        timer.cancel()
+        leaving.cancel()
+
+
+async def _next(admitted: Admitted, events: Events) -> wire.ReplyEvent:
+    """The next event; an error event when none came before the deadline. Raises ClientLeft."""
+    event = await events.get()
+    if event.kind == _LEFT:
+        raise ClientLeft
+    late = event.kind == _LATE
+    if late:
+        body = {
+            "status": 504,
+            "code": "timeout",
+            "message": f"no answer within {admitted.route.deadline_seconds:g} seconds",
+        }
+        event = wire.ReplyEvent(admitted.id, "error", body)
+    note_event(event, ended_here=late)
+    return event

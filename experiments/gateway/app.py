@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -13,11 +12,13 @@ import redis.exceptions
 
 from experiments.asyncio_tasks import end_tasks
 from experiments.gateway.admission import Admitted, authorise, decide
-from experiments.gateway.answering import send_stream, send_whole
+from experiments.gateway.answering import send_stream, send_whole, watched
 from experiments.gateway.chat_request import parse_chat_request
 from experiments.gateway.errors import ApiError
+from experiments.gateway.health import hosted_checkpoints
 from experiments.gateway.hosted import HostedServing
 from experiments.gateway.http import (
+    BoundedReceive,
     ClientLeft,
     Receive,
     Scope,
@@ -25,8 +26,9 @@ from experiments.gateway.http import (
     header,
     read_body,
     send_json,
-    wait_for_disconnect,
 )
+from experiments.gateway.observing import Observation, current
+from experiments.gateway.operations import DEFAULTS, PAGES, Operations, Options
 from experiments.gateway.remote import RemoteServing
 from experiments.gateway.replies import Replies
 from experiments.gateway.routing_cache import RoutingCache
@@ -36,6 +38,9 @@ from workers.engines.base import Engine
 from workers.served import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
+# How requests end that a shutdown can't wait for, and how long their clients have to be told.
+DRAINED = {"status": 503, "code": "draining", "message": "this gateway shuts down and could not wait for the answer"}
+DRAINED_GRACE_SECONDS = 2.0
 
 
 class Gateway:
@@ -46,6 +51,7 @@ class Gateway:
         load_routing: reads the routing of a configuration version (blocking).
         list_remote: reads the checkpoints behind remote servers (blocking).
         make_engine: builds the engine of one (not started).
+        options: bounds, and what is told of its work.
     """
 
     def __init__(
@@ -54,12 +60,15 @@ class Gateway:
         load_routing: Callable[[int], Routing],
         list_remote: Callable[[], Sequence[ServedCheckpoint]],
         make_engine: Callable[[ServedCheckpoint], Engine],
+        options: Options = DEFAULTS,
     ) -> None:
         self._connect = connect
         self._load_routing = load_routing
         self._list_remote = list_remote
         self._make_engine = make_engine
         self._tasks: list[asyncio.Task[None]] = []
+        self.operations = Operations(options)
+        self._gate = self.operations.gate
 
     async def start(self) -> None:
         """Connect, load the routing, start reading replies. Call it in the serving event loop."""
@@ -73,6 +82,9 @@ class Gateway:
         self._spawn(self._writer.write_forever())
         self._spawn(self._routing.keep_fresh())
         self._spawn(self._replies.read_forever())
+        self.operations.attach(self._routing, self._replies)
+        self._spawn(self._gate.cut_stalled_forever())
+        self._spawn(self.operations.pulse.measure_forever(self._redis, self._hosted_checkpoints))
 
     async def stop(self) -> None:
         """End the background tasks and disconnect."""
@@ -80,22 +92,65 @@ class Gateway:
         await end_tasks(self._tasks)
         await self._replies.close()
         await self._redis.aclose()
+        await self.operations.close()
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests; return when those in flight have ended, after so many seconds by an error."""
+        self._gate.draining = True
+        if not await self._gate.emptied(seconds):
+            self._replies.end_all(DRAINED)
+            self._remote.end_all(DRAINED)
+            await self._gate.emptied(DRAINED_GRACE_SECONDS)
+
+    def _hosted_checkpoints(self) -> frozenset[int]:
+        """Checkpoints that need an engine host."""
+        return frozenset(pk for pk in hosted_checkpoints(self._routing.current) if not self._remote.serves(pk))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            handler = self._handler(scope)
-            await handler(scope, receive, send)
-        except ApiError as error:
-            await send_json(send, error.status, error.body())
-        except ClientLeft:
+        if scope["path"] in PAGES:
+            await self.operations.serve_page(scope, send)
             return
-        except redis.exceptions.RedisError:
-            logger.exception("Redis failed while a request was admitted")
-            unavailable = ApiError(503, "the request could not be admitted; try again", "unavailable")
-            await send_json(send, unavailable.status, unavailable.body(), {"retry-after": "1"})
+        limits = self._gate.limits
+        with self.operations.observed(scope) as seen:
+            seen.task = asyncio.current_task()
+            try:
+                with self._gate.open(seen):
+                    await self._handler(scope)(scope, BoundedReceive(receive, limits.max_body_bytes), send)
+            except ApiError as error:
+                await _refuse(send, seen, error)
+            except ClientLeft:
+                seen.left = True
+            except asyncio.CancelledError:
+                if not seen.stalled or seen.task is None or seen.task.uncancel():
+                    raise
+                if (refusal := self._gate.stalled(seen)) is not None:
+                    await _refuse(send, seen, refusal)
+            except redis.exceptions.RedisError:
+                logger.exception("Redis failed while a request was admitted")
+                message = "the request could not be admitted; try again"
+                await _refuse(send, seen, ApiError(503, message, "unavailable", headers={"retry-after": "1"}))
+            except Exception:
+                # A stream that has begun is cut, so that nobody takes it for whole.
+                seen.code = "internal_error"
+                if seen.status:
+                    raise
+                logger.exception("a request failed")
+                await _refuse(send, seen, ApiError(500, "the gateway failed; the log says why", "internal_error"))
+            finally:
+                if seen.is_orphaned:
+                    await self._cancel(seen.id)
+
+    async def _cancel(self, request_id: str) -> None:
+        """Tell whoever decodes a request that nobody waits for it any more."""
+        if self._remote.cancel(request_id):
+            return
+        try:
+            await self._hosted.cancel(request_id)
+        except redis.exceptions.RedisError as error:
+            logger.warning("request %s could not be cancelled: %s", request_id, error)
 
     def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         routes = {
@@ -118,22 +173,18 @@ class Gateway:
         route = authorise(self._routing.current, header(scope, b"authorization"))
         request = parse_chat_request(await read_body(receive))
         admitted = decide(route, request, self._routing.unwatched())
-        serving = self._serving(admitted)
-        async with serving.serve(admitted, request) as events:
-            answer = send_stream if request.stream else send_whole
-            answering = asyncio.create_task(answer(admitted, request, events, send))
-            leaving = asyncio.create_task(wait_for_disconnect(receive))
-            try:
-                await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-                if not answering.done():
-                    await serving.cancel(admitted.id)
-                    raise ClientLeft
-                await answering
-            finally:
-                for task in (answering, leaving):
-                    task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await leaving
+        answer = send_stream if request.stream else send_whole
+        with self._gate.admit(current(), admitted, request):
+            async with self._serving(admitted).serve(admitted, request) as events:
+                with watched(admitted, receive, events):
+                    await answer(admitted, request, events, send)
 
     def _serving(self, admitted: Admitted) -> HostedServing | RemoteServing:
         return self._remote if self._remote.serves(admitted.assignment.arm.checkpoint_id) else self._hosted
+
+
+async def _refuse(send: Send, seen: Observation, error: ApiError) -> None:
+    """Send an error in OpenAI's form, unless a response has begun already."""
+    seen.code = error.code
+    if not seen.status:
+        await send_json(send, error.status, error.body(), {"x-request-id": seen.own_id(), **error.headers})

@@ -13,7 +13,6 @@ import orjson
 from experiments.gateway.errors import ApiError, invalid
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 
-MAX_BODY_BYTES = 1 << 20
 _SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _KNOWN = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -16,12 +17,14 @@ class ApiError(Exception):
         message: one sentence that names the parameter, the value and the bound.
         code: short, stable name.
         param: the request's parameter at fault.
+        headers: response headers besides the usual ones.
     """
 
     status: int
     message: str
     code: str
     param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
         """The JSON body."""

@@ -7,12 +7,14 @@ from typing import Any
 
 import orjson
 
-from experiments.gateway.chat_request import MAX_BODY_BYTES
 from experiments.gateway.errors import ApiError
+from experiments.gateway.observing import current
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+# Where a request's body was not read to its end, the connection can't carry another one.
+CLOSE = {"connection": "close"}
 
 
 class ClientLeft(Exception):
@@ -27,24 +29,50 @@ def header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
+def body_too_large(bound: int, size: int) -> ApiError:
+    """A 413 that closes the connection."""
+    message = f"the body must have at most {bound} bytes, got {size}"
+    return ApiError(413, message, "request_too_large", headers=CLOSE)
+
+
+class BoundedReceive:
+    """``receive`` of one request whose body may not be too large.
+
+    Args:
+        receive: the server's.
+        max_bytes: of the body.
+    """
+
+    def __init__(self, receive: Receive, max_bytes: int) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._size = 0
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        """The next message.
+
+        Raises:
+            ApiError: 413 when the body is too large.
+        """
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        if self._size > self._max_bytes:
+            raise body_too_large(self._max_bytes, self._size)
+        return message
+
+
 async def read_body(receive: Receive) -> bytes:
-    """The whole body.
+    """The whole body; its bounds are those of :class:`BoundedReceive`.
 
     Raises:
-        ApiError: 413 when it is larger than the limit.
         ClientLeft: the client went away first.
     """
     parts: list[bytes] = []
-    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise ApiError(413, f"the body must have at most {MAX_BODY_BYTES} bytes", "request_too_large")
-        parts.append(part)
+        parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
 
@@ -57,8 +85,14 @@ async def wait_for_disconnect(receive: Receive) -> None:
 
 async def send_json(send: Send, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
     """A whole JSON response."""
-    payload = orjson.dumps(body)
-    await _send_start(send, status, "application/json", {"content-length": str(len(payload)), **(headers or {})})
+    await send_bytes(send, status, "application/json", orjson.dumps(body), headers)
+
+
+async def send_bytes(
+    send: Send, status: int, content_type: str, payload: bytes, headers: Mapping[str, str] | None = None
+) -> None:
+    """A whole response."""
+    await _send_start(send, status, content_type, {"content-length": str(len(payload)), **(headers or {})})
     await send({"type": "http.response.body", "body": payload})
 
 
@@ -87,6 +121,9 @@ class EventStream:
 
 
 async def _send_start(send: Send, status: int, content_type: str, headers: Mapping[str, str]) -> None:
+    seen = current()
+    if seen is not None:
+        seen.status = status
     pairs = [(b"content-type", content_type.encode())]
     pairs += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": pairs})

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from experiments import wire
 from experiments.asyncio_tasks import end_tasks
@@ -28,11 +29,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Serving:
-    """An engine and its requests in flight; no engine: why there is none."""
+    """An engine, if there is one, and the requests that it decodes."""
 
     engine: Engine | None
-    reason: str = ""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
 
 class RemoteServing:
@@ -55,7 +55,9 @@ class RemoteServing:
         self._make_engine = make_engine
         self._serving: dict[ServedCheckpoint, _Serving] = {}
         self._by_id: dict[int, _Serving] = {}
+        self._leaving: list[_Serving] = []
         self._retiring: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, Events] = {}
 
     def serves(self, checkpoint_id: int) -> bool:
         """Whether a checkpoint is behind a remote server."""
@@ -68,7 +70,8 @@ class RemoteServing:
             if checkpoint not in self._serving:
                 self._serving[checkpoint] = await self._start(checkpoint)
         for checkpoint in [known for known in self._serving if known not in wanted]:
-            retiring = asyncio.create_task(_retire(self._serving.pop(checkpoint)))
+            self._leaving.append(serving := self._serving.pop(checkpoint))
+            retiring = asyncio.create_task(self._retire(serving))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
         self._by_id = {checkpoint.id: serving for checkpoint, serving in self._serving.items()}
@@ -77,10 +80,10 @@ class RemoteServing:
         try:
             engine = self._make_engine(checkpoint)
             await engine.start()
-        except EngineError as error:
+        except EngineError:
             # Until it is registered anew: starting it again would end the same way.
             logger.exception("checkpoint %s cannot be served", checkpoint.name)
-            return _Serving(None, str(error))
+            return _Serving(None)
         return _Serving(engine)
 
     @asynccontextmanager
@@ -100,20 +103,31 @@ class RemoteServing:
         admission = asyncio.ensure_future(self._writer.append(ledger_entry(admission_record(admitted, request))))
         serve = serve_request(admitted, request, "")
         task = asyncio.create_task(self._decode(serving.engine, serve, admission, events))
-        serving.tasks.add(task)
-        task.add_done_callback(serving.tasks.discard)
+        serving.tasks[admitted.id] = task
+        task.add_done_callback(lambda _: serving.tasks.pop(admitted.id))
         try:
             await admission
         except BaseException:
             task.cancel()  # not admitted: nobody is to decode for it
             raise
-        yield events
+        self._waiting[admitted.id] = events
+        try:
+            yield events
+        finally:
+            del self._waiting[admitted.id]
 
-    async def cancel(self, request_id: str) -> None:
-        """The client has left; the record of its request is written all the same."""
-        for serving in self._by_id.values():
-            if serving.engine is not None:
+    def cancel(self, request_id: str) -> bool:
+        """Nobody waits for a request any more; its record is written all the same. False: it is none of these."""
+        for serving in (*self._serving.values(), *self._leaving):
+            if request_id in serving.tasks and serving.engine is not None:
                 serving.engine.cancel(request_id)
+                return True
+        return False
+
+    def end_all(self, error: Mapping[str, Any]) -> None:
+        """Give all who wait an error, as the last event."""
+        for request_id, events in self._waiting.items():
+            events.put_nowait(wire.ReplyEvent(request_id, "error", error))
 
     async def _decode(
         self, engine: Engine, request: wire.ServeRequest, admission: asyncio.Future[None], events: Events
@@ -132,14 +146,14 @@ class RemoteServing:
             if serving.engine is not None:
                 await serving.engine.close()
             if serving.tasks:
-                await asyncio.wait(serving.tasks, timeout=5.0)
-            await end_tasks(serving.tasks)
+                await asyncio.wait(serving.tasks.values(), timeout=5.0)
+            await end_tasks(tuple(serving.tasks.values()))
         await end_tasks(self._retiring)
 
-
-async def _retire(serving: _Serving) -> None:
-    """Close an engine when its last request has ended."""
-    if serving.tasks:
-        await asyncio.wait(serving.tasks)
-    if serving.engine is not None:
-        await serving.engine.close()
+    async def _retire(self, serving: _Serving) -> None:
+        """Close an engine when its last request has ended."""
+        if serving.tasks:
+            await asyncio.wait(serving.tasks.values())
+        self._leaving.remove(serving)
+        if serving.engine is not None:
+            await serving.engine.close()

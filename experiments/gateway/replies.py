@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,12 +22,16 @@ class Replies:
     Args:
         redis: asynchronous client.
         gateway_id: unique among the running gateways.
+
+    Attributes:
+        read_at: when the stream was last read, by ``time.monotonic``.
     """
 
     def __init__(self, redis: Any, gateway_id: str) -> None:
         self._redis = redis
         self.stream = wire.reply_stream(gateway_id)
         self._waiting: dict[str, asyncio.Queue[wire.ReplyEvent]] = {}
+        self.read_at = 0.0
 
     @property
     def waiting(self) -> int:
@@ -48,6 +53,7 @@ class Replies:
         while True:
             try:
                 answer = await self._redis.xread({self.stream: last}, count=_BATCH, block=_BLOCK_MILLISECONDS)
+                self.read_at = time.monotonic()
                 for _, entries in answer:
                     for _, fields in entries:
                         self._dispatch(fields[wire.PAYLOAD])
@@ -64,6 +70,11 @@ class Replies:
             queue = self._waiting.get(event.request_id)
             if queue is not None:
                 queue.put_nowait(event)
+
+    def end_all(self, body: dict[str, Any]) -> None:
+        """End every request in flight with an error event of this body."""
+        for request_id, queue in self._waiting.items():
+            queue.put_nowait(wire.ReplyEvent(request_id, "error", body))
 
     async def close(self) -> None:
         """Remove the stream."""

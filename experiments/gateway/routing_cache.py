@@ -24,15 +24,19 @@ class RoutingCache:
         redis: asynchronous client.
         load: reads the routing of a version from the database (blocking; runs in a thread).
         prepare: makes ready for a new routing, before it is in use.
+
+    Attributes:
+        refreshed_at: when the version was last found to be the newest, by ``time.monotonic``.
     """
 
     def __init__(
-        self, redis: Any, load: Callable[[int], Routing], prepare: Callable[[], Coroutine[Any, Any, None]]
+        self, redis: Any, load: Callable[[int], Routing], prepare: Callable[[], Coroutine[Any, Any, None]] | None = None
     ) -> None:
         self._redis = redis
         self._load = load
         self._prepare = prepare
         self.current = Routing(version=-1)
+        self.refreshed_at = 0.0
         self._looks: dict[int, float] = {}
 
     async def refresh(self) -> None:
@@ -40,9 +44,11 @@ class RoutingCache:
         version = int(await self._redis.get(wire.CONFIG_VERSION_KEY) or 0)
         if version != self.current.version:
             routing = await asyncio.to_thread(self._load, version)
-            await self._prepare()
+            if self._prepare is not None:
+                await self._prepare()
             self.current = routing
         await self._read_looks()
+        self.refreshed_at = time.monotonic()
 
     def unwatched(self) -> frozenset[int]:
         """Running experiments that nobody has looked at lately, judged by this process's clock.

@@ -9,12 +9,10 @@ from experiments.web.actions import ACTIONS, act
 from experiments.web.create import create
 from experiments.web.detail import detail, newest
 from experiments.web.exported import report_file
-from experiments.web.health import healthz
 from experiments.web.home import home
 from experiments.web.pages import public_page
 
 urlpatterns = [
-    path("healthz", healthz, name="healthz"),
     path("login/", public_page(LoginView.as_view(redirect_authenticated_user=True)), name="login"),
     path("logout/", public_page(LogoutView.as_view()), name="logout"),
     path("", home, name="home"),

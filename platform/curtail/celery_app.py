@@ -1,4 +1,4 @@
-"""The Celery application, with the two long-lived services that live inside its workers."""
+"""The Celery application, with the long-lived services that live inside its workers."""
 
 from __future__ import annotations
 
@@ -21,3 +21,4 @@ app.user_options["worker"].add(
 )
 app.steps["worker"].add("workers.bootsteps:EngineHostStep")
 app.steps["worker"].add("workers.bootsteps:LedgerWriterStep")
+app.steps["worker"].add("workers.bootsteps:MetricsStep")

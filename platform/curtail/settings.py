@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from curtail import embedded, env
+from curtail import embedded, env, logs
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 CURTAIL_HOME = Path(env.text("CURTAIL_HOME", str(BASE_DIR / ".curtail"))).expanduser().absolute()
@@ -156,6 +156,16 @@ VLLM_BLOCK_SIZE = env.integer("CURTAIL_VLLM_BLOCK_SIZE", 0, minimum=0, maximum=1
 VLLM_IN_PLACE = env.flag("CURTAIL_VLLM_IN_PLACE", True)
 VLLM_ENFORCE_EAGER = env.flag("CURTAIL_VLLM_ENFORCE_EAGER", False)
 
+# What the gateway takes in at once; docs/operations.md says what happens beyond.
+MAX_QUEUE = env.integer("CURTAIL_MAX_QUEUE", 1024, minimum=1, maximum=1_000_000)
+MAX_BODY_BYTES = env.integer("CURTAIL_MAX_BODY_BYTES", 1 << 20, minimum=1024, maximum=1 << 30)
+MAX_PROMPT_CHARACTERS = env.integer("CURTAIL_MAX_PROMPT_CHARACTERS", 500_000, minimum=1, maximum=1 << 30)
+MAX_CONCURRENCY_PER_KEY = env.integer("CURTAIL_MAX_CONCURRENCY_PER_KEY", 1024, minimum=1, maximum=1_000_000)
+MAX_OPEN_REQUESTS = env.integer("CURTAIL_MAX_OPEN_REQUESTS", 4096, minimum=1, maximum=1_000_000)
+BODY_TIMEOUT_SECONDS = env.integer("CURTAIL_BODY_TIMEOUT_SECONDS", 30, minimum=1, maximum=3600)
+# How long a gateway that is told to stop waits for the requests in flight.
+DRAIN_SECONDS = env.integer("CURTAIL_DRAIN_SECONDS", 30, minimum=0, maximum=3600)
+
 # 100,000 labels in one request are allowed; Django's own bound would refuse a third of that.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 << 20
 
@@ -204,11 +214,17 @@ LOG_LEVEL = env.text("CURTAIL_LOG_LEVEL", "INFO").upper()
 if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
     raise env.EnvError(f"CURTAIL_LOG_LEVEL must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL, got {LOG_LEVEL!r}")
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    "loggers": {"django": {"handlers": [], "level": LOG_LEVEL, "propagate": True}},
-}
+LOG_FORMAT = env.text("CURTAIL_LOG_FORMAT", "console").lower()
+if LOG_FORMAT not in ("console", "json"):
+    raise env.EnvError(f"CURTAIL_LOG_FORMAT must be console or json, got {LOG_FORMAT!r}")
+# One line per request on /v1.
+ACCESS_LOG = env.flag("CURTAIL_ACCESS_LOG", True)
+LOGGING = logs.configuration(LOG_FORMAT, LOG_LEVEL)
+
+# Metrics ------------------------------------------------------------------------------------------
+
+# The gateway's are on its own port; a token keeps them from whoever may reach /v1.
+METRICS_TOKEN = env.text("CURTAIL_METRICS_TOKEN", "")
+# 0: a worker has no metrics server.
+WORKER_METRICS_PORT = env.integer("CURTAIL_WORKER_METRICS_PORT", 0, minimum=0, maximum=65_535)
+WORKER_METRICS_HOST = env.text("CURTAIL_WORKER_METRICS_HOST", "127.0.0.1")

@@ -38,11 +38,13 @@ def start_stack(supervisor: Supervisor, services: Services, port: int) -> Iterat
         "DATABASE_URL": services.database_url,
         "REDIS_URL": services.redis_url,
         "CURTAIL_HTTPS": "0",
+        # The engine stops before the gateway, so there is little to wait for.
+        "CURTAIL_DRAIN_SECONDS": os.environ.get("CURTAIL_DRAIN_SECONDS") or "5",
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "platform"))),
     }
     celery = [sys.executable, "-m", "celery", "-A", "curtail.celery_app"]
     worker = [*celery, "worker", "-P", "threads", "-c", "2", "--without-gossip", "--without-mingle", "-l", "INFO"]
-    web = [sys.executable, "-m", "uvicorn", "curtail.asgi:application", "--port", str(port), "--no-access-log"]
+    web = [sys.executable, "-m", "curtail.web_server", "--port", str(port)]
     ready = log_ready(" ready.")
     for name, argv, condition in (
         ("web", web, http_ready(f"http://127.0.0.1:{port}/healthz")),

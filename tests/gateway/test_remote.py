@@ -167,7 +167,7 @@ def test_a_client_that_leaves_ends_the_decoding_and_leaves_a_record() -> None:
             admitted, request = asked()
             async with remote.serve(admitted, request) as events:
                 await events.get()
-                await remote.cancel(admitted.id)
+                assert remote.cancel(admitted.id)
                 assert (await events_of(events))[-1].kind == "error"
         assert streams.completion().outcome == "cancelled"
 

@@ -46,14 +46,10 @@ def request(**metadata: str) -> Any:
     return parse_chat_request(orjson.dumps(body))
 
 
-async def nothing() -> None:
-    """No engine to make ready."""
-
-
 def cache(phase_started_at: float, looked_at: float | None) -> RoutingCache:
     routes = {"arithmetic": route(phase_started_at=phase_started_at)}
     keys = {wire.looked_key(7): None if looked_at is None else str(looked_at).encode()}
-    found = RoutingCache(FakeRedis(**keys), lambda version: Routing(version, {}, routes), nothing)
+    found = RoutingCache(FakeRedis(**keys), lambda version: Routing(version, {}, routes))
     asyncio.run(found.refresh())
     return found
 
