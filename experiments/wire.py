@@ -6,7 +6,6 @@ program that don't fit together say so.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -58,7 +57,7 @@ def started_key(request_id: str) -> str:
 class _Message:
     def encode(self) -> bytes:
         """JSON form."""
-        return orjson.dumps(dataclasses.asdict(self))
+        return orjson.dumps(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:

@@ -20,6 +20,9 @@ from workers.engines.base import (
     Sampling,
 )
 
+# A client knows its own messages.
+_TOLD = tuple(field.name for field in dataclasses.fields(wire.CompletionRecord) if field.name != "messages")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ended:
@@ -67,8 +70,7 @@ async def decode(
         timer.cancel()
     record = _record(request, result, waited, deliveries)
     if result.finish_reason is not FinishReason.CANCELLED:
-        body = dataclasses.asdict(dataclasses.replace(record, messages=None))
-        del body["messages"]
+        body = {name: getattr(record, name) for name in _TOLD}
         return Ended(record, wire.ReplyEvent(request.id, "finished", body))
     if late:
         return _timed_out(request, record, deliveries)

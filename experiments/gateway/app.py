@@ -32,7 +32,7 @@ from experiments.gateway.operations import DEFAULTS, PAGES, Operations, Options
 from experiments.gateway.remote import RemoteServing
 from experiments.gateway.replies import Replies
 from experiments.gateway.routing_cache import RoutingCache
-from experiments.gateway.stream_writer import StreamWriter
+from experiments.gateway.stream_writer import RedisAppender, StreamWriter
 from experiments.routing import Routing
 from workers.engines.base import Engine
 from workers.served import ServedCheckpoint
@@ -73,7 +73,8 @@ class Gateway:
     async def start(self) -> None:
         """Connect, load the routing, start reading replies. Call it in the serving event loop."""
         self._redis = self._connect()
-        self._writer = StreamWriter(self._redis)
+        self._appender = RedisAppender(self._redis)
+        self._writer = StreamWriter(self._appender)
         self._replies = Replies(self._redis, uuid.uuid4().hex[:12])
         self._hosted = HostedServing(self._redis, self._writer, self._replies)
         self._remote = RemoteServing(self._writer, self._list_remote, self._make_engine)
@@ -90,6 +91,7 @@ class Gateway:
         """End the background tasks and disconnect."""
         await self._remote.close()
         await end_tasks(self._tasks)
+        await self._appender.close()
         await self._replies.close()
         await self._redis.aclose()
         await self.operations.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import redis.exceptions
@@ -13,17 +14,76 @@ from experiments import wire
 
 logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.2
+_WRITE_SECONDS = 10.0
 
 
-class StreamWriter:
-    """Writes entries, each call's all or none, in one Redis transaction for all calls that wait.
+Entry = tuple[str, Mapping[bytes, Any]]
+Calls = Sequence[tuple[Entry, ...]]
+
+
+class RedisAppender:
+    """Appends over a connection of its own.
+
+    A pipeline of the client costs several times as much: it takes a connection, makes a task for each limit in time,
+    and retries, which is the caller's affair here.
 
     Args:
         redis: asynchronous client.
     """
 
     def __init__(self, redis: Any) -> None:
-        self._redis = redis
+        self._pool = redis.connection_pool
+        self._connection: Any = None
+
+    async def __call__(self, calls: Calls) -> None:
+        """Write the entries of all calls. A call's entries are there together or not at all.
+
+        Raises:
+            redis.exceptions.RedisError: they are not all there, as far as can be told.
+        """
+        commands: list[tuple[Any, ...]] = [
+            ("XADD", stream, "*", *chain.from_iterable(fields.items()))
+            for entries in calls
+            for stream, fields in entries
+        ]
+        if any(len(call) > 1 for call in calls):
+            commands = [("MULTI",), *commands, ("EXEC",)]
+        try:
+            async with asyncio.timeout(_WRITE_SECONDS):
+                connection = self._connection or await self._connect()
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                for _ in commands:
+                    await connection.read_response()
+        except TimeoutError as error:
+            await self.close()
+            raise redis.exceptions.TimeoutError(f"Redis kept silent for {_WRITE_SECONDS:g} seconds") from error
+        except BaseException:
+            await self.close()  # answers that were not read would be taken for those of the next call
+            raise
+
+    async def _connect(self) -> Any:
+        connection = await self._pool.get_connection()
+        connection.socket_timeout = None  # the limit above is for the whole exchange
+        self._connection = connection
+        return connection
+
+    async def close(self) -> None:
+        """Close the connection; the next call makes another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+
+
+class StreamWriter:
+    """Writes entries; those of all calls that come while a write is under way go together.
+
+    Args:
+        write: writes the entries of several calls.
+    """
+
+    def __init__(self, write: Callable[[Calls], Awaitable[None]]) -> None:
+        self._write = write
         self._calls: list[tuple[tuple[Entry, ...], asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
 
@@ -54,7 +114,7 @@ class StreamWriter:
             self._wake.clear()
             calls, self._calls = self._calls, []
             try:
-                await self._write([entry for entries, _ in calls for entry in entries])
+                await self._write([entries for entries, _ in calls])
             except redis.exceptions.RedisError as error:
                 _settle(calls, error)
             except BaseException:
@@ -62,15 +122,6 @@ class StreamWriter:
                 raise
             else:
                 _settle(calls, None)
-
-    async def _write(self, entries: list[Entry]) -> None:
-        async with self._redis.pipeline(transaction=True) as pipe:
-            for stream, fields in entries:
-                pipe.xadd(stream, fields)
-            await pipe.execute()
-
-
-Entry = tuple[str, Mapping[bytes, Any]]
 
 
 def ledger_entry(record: wire.AdmissionRecord | wire.CompletionRecord) -> Entry:

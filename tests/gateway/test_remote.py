@@ -17,7 +17,7 @@ from experiments.gateway.answering import Events
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
 from experiments.gateway.errors import ApiError
 from experiments.gateway.remote import RemoteServing
-from experiments.gateway.stream_writer import Entry, StreamWriter
+from experiments.gateway.stream_writer import Calls, StreamWriter
 from experiments.routing import Arm, Route
 from workers.engines.base import EngineError, ThinkingProfile
 from workers.engines.scripted_engine import Script, ScriptedAnswer, ScriptedEngine
@@ -28,7 +28,7 @@ ROUTE = Route(1, "arithmetic", "m", 0.0, 60.0, Arm(1, {"name": "full", "paramete
 
 
 class Streams:
-    """Redis' streams as far as a writer needs them; each transaction waits until it may go on."""
+    """Redis' streams as far as a writer needs them; each write waits until it may go on."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Any]] = []
@@ -36,25 +36,12 @@ class Streams:
         self.may_write.set()
         self.failures = 0
 
-    def pipeline(self, transaction: bool) -> Streams:
-        self._waiting: list[Entry] = []
-        return self
-
-    async def __aenter__(self) -> Streams:
-        return self
-
-    async def __aexit__(self, *_: Any) -> None:
-        pass
-
-    def xadd(self, stream: str, fields: Any) -> None:
-        self._waiting.append((stream, fields))
-
-    async def execute(self) -> None:
+    async def __call__(self, calls: Calls) -> None:
         await self.may_write.wait()
         if self.failures:
             self.failures -= 1
             raise redis.exceptions.ConnectionError("gone")
-        self.entries += self._waiting
+        self.entries += [entry for entries in calls for entry in entries]
 
     def kinds(self) -> list[str]:
         return [fields[wire.KIND] for _, fields in self.entries]
