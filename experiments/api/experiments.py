@@ -97,20 +97,20 @@ class DeclarationsIn(Schema):
 
 @router.get("", response=list[ExperimentOut])
 def list_experiments(request: HttpRequest) -> list[ExperimentOut]:
-    """All experiments, the newest first."""
-    return [_out(row) for row in _rows()]
+    """All experiments of the key's use case, the newest first."""
+    return [_out(row) for row in _rows(request)]
 
 
 @router.get("/{int:experiment_id}", response=ExperimentOut)
 def read_experiment(request: HttpRequest, experiment_id: int) -> ExperimentOut:
     """One experiment."""
-    return _out(get_object_or_404(_rows(), pk=experiment_id))
+    return _out(get_object_or_404(_rows(request), pk=experiment_id))
 
 
 @router.patch("/{int:experiment_id}", response=ExperimentOut)
 def change_experiment(request: HttpRequest, experiment_id: int, changes: DeclarationsIn) -> ExperimentOut:
     """Change what a draft declares: guardrails, segments, labels, the maximum duration, whom to tell."""
-    experiment = get_object_or_404(Experiment, pk=experiment_id)
+    experiment = get_object_or_404(_own(request), pk=experiment_id)
     given = changes.model_dump(exclude_unset=True)
     declare(f"key {request.auth.pk}", experiment, given)  # type: ignore[attr-defined]
     return read_experiment(request, experiment_id)
@@ -119,7 +119,7 @@ def change_experiment(request: HttpRequest, experiment_id: int, changes: Declara
 @router.get("/{int:experiment_id}/snapshot", response=dict[str, Any])
 def read_snapshot(request: HttpRequest, experiment_id: int) -> dict[str, Any]:
     """The newest snapshot: estimates, health and verdict; 404 before the first look."""
-    snapshot = _newest(experiment_id)
+    snapshot = _newest(request, experiment_id)
     data: dict[str, Any] = snapshot.data
     return {"taken_at": snapshot.taken_at.isoformat(), **data}
 
@@ -128,7 +128,7 @@ def read_snapshot(request: HttpRequest, experiment_id: int) -> dict[str, Any]:
 def read_snapshot_csv(request: HttpRequest, experiment_id: int) -> HttpResponse:
     """The newest snapshot as CSV: subject, quantity (the path in the JSON form) and value."""
     name = f'attachment; filename="experiment-{experiment_id}.csv"'
-    body = snapshot_csv(_newest(experiment_id))
+    body = snapshot_csv(_newest(request, experiment_id))
     return HttpResponse(body, content_type="text/csv; charset=utf-8", headers={"content-disposition": name})
 
 
@@ -137,7 +137,7 @@ def read_course(request: HttpRequest, experiment_id: int, limit: int = 1_000) ->
     """The newest looks over all phases, the oldest first: both contrasts of each treatment over time."""
     if not 1 <= limit <= MAX_LOOKS:
         raise InvalidInput(f"limit must be from 1 to {MAX_LOOKS}, got {limit}", "limit")
-    return course(get_object_or_404(Experiment, pk=experiment_id), limit)
+    return course(get_object_or_404(_own(request), pk=experiment_id), limit)
 
 
 @router.get("/{int:experiment_id}/audit", response=list[str])
@@ -145,20 +145,25 @@ def read_audit(request: HttpRequest, experiment_id: int, limit: int = 1_000) -> 
     """Ids of the newest answered completions that the audit drew and nobody has labelled yet."""
     if not 1 <= limit <= MAX_LOOKS:
         raise InvalidInput(f"limit must be from 1 to {MAX_LOOKS}, got {limit}", "limit")
-    experiment = get_object_or_404(Experiment, pk=experiment_id)
+    experiment = get_object_or_404(_own(request), pk=experiment_id)
     return audit_queue(experiment, limit)
 
 
-def _newest(experiment_id: int) -> Snapshot:
-    snapshot = newest_snapshot(get_object_or_404(Experiment, pk=experiment_id))
+def _newest(request: HttpRequest, experiment_id: int) -> Snapshot:
+    snapshot = newest_snapshot(get_object_or_404(_own(request), pk=experiment_id))
     if snapshot is None:
         raise HttpError(404, f"experiment {experiment_id} has not been looked at yet")
     return snapshot
 
 
-def _rows() -> QuerySet[Experiment]:
+def _own(request: HttpRequest) -> QuerySet[Experiment]:
+    """Those of the key's use case: to a key all others do not exist."""
+    return Experiment.objects.filter(use_case_id=request.auth.use_case_id)  # type: ignore[attr-defined]
+
+
+def _rows(request: HttpRequest) -> QuerySet[Experiment]:
     shown = Prefetch("variants__ship_snapshot", Snapshot.objects.defer("data"))
-    return Experiment.objects.select_related("use_case").prefetch_related("variants__checkpoint__model", shown)
+    return _own(request).select_related("use_case").prefetch_related("variants__checkpoint__model", shown)
 
 
 def _out(row: Experiment) -> ExperimentOut:

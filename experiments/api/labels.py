@@ -66,7 +66,8 @@ def submit_labels(request: HttpRequest) -> LabelsOut:
     lines = [request.body] if _is_single(request) else [line for line in request.body.splitlines() if line.strip()]
     if not 1 <= len(lines) <= MAX_LABELS:
         raise InvalidInput(f"labels must be from 1 to {MAX_LABELS} in a request, got {len(lines)}", "labels")
-    report = service.submit_labels([_label(number, line) for number, line in enumerate(lines, 1)])
+    use_case_id: int = request.auth.use_case_id  # type: ignore[attr-defined]
+    report = service.submit_labels([_label(number, line) for number, line in enumerate(lines, 1)], use_case_id)
     failed = [FailedLabelOut(**dataclasses.asdict(label)) for label in report.failed]
     return LabelsOut(stored=report.stored, graded=report.graded, failed=failed)
 

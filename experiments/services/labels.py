@@ -79,8 +79,12 @@ class LabelReport:
     failed: tuple[FailedLabel, ...] = ()
 
 
-def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
+def submit_labels(labels: Sequence[NewLabel], use_case_id: int | None = None) -> LabelReport:
     """Store labels that come after their request; a second one of a source corrects the first.
+
+    Args:
+        labels: what to store.
+        use_case_id: completions of other use cases count as unknown; None: of none do.
 
     Raises:
         InvalidInput: a value is missing or not allowed, a completion is unknown, or an audit label is for one that
@@ -89,16 +93,16 @@ def submit_labels(labels: Sequence[NewLabel]) -> LabelReport:
     for number, label in enumerate(labels, 1):
         _check(f"labels[{number}]", label)
     latest = {(label.completion_id, label.source): label for label in labels}
-    _submit(labels, latest)
+    _submit(labels, latest, use_case_id)
     ids = [pk for pk, _ in latest]
     grade_waiting(ids, within=_GRADE_WITHIN_SECONDS)
     return _report(latest)
 
 
 @transaction.atomic
-def _submit(labels: Sequence[NewLabel], latest: Mapping[tuple[str, str], NewLabel]) -> None:
+def _submit(labels: Sequence[NewLabel], latest: Mapping[tuple[str, str], NewLabel], use_case_id: int | None) -> None:
     hold_grading_lock()
-    graders = graders_of_admissions([pk for pk, _ in latest])
+    graders = graders_of_admissions(_within([pk for pk, _ in latest], use_case_id))
     if unknown := [pk for pk, _ in latest if pk not in graders]:
         raise InvalidInput(
             f"completion_id {unknown[0]!r} is unknown ({len(unknown)} of {len(latest)} are); "
@@ -113,6 +117,13 @@ def _submit(labels: Sequence[NewLabel], latest: Mapping[tuple[str, str], NewLabe
     grade_stored(ids)
     shadow.grade_again(ids)
     mark_changed(ids)
+
+
+def _within(ids: Sequence[str], use_case_id: int | None) -> Sequence[str]:
+    """Those of the completions that belong to the use case."""
+    if use_case_id is None:
+        return ids
+    return list(Admission.objects.filter(pk__in=ids, use_case_id=use_case_id).values_list("pk", flat=True))
 
 
 def _report(latest: Mapping[tuple[str, str], NewLabel]) -> LabelReport:

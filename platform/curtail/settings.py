@@ -61,6 +61,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "curtail.csp.ContentSecurityPolicy",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -195,6 +196,13 @@ CSRF_COOKIE_SAMESITE = "Strict"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
+# Off until the operator says that everything goes through TLS: neither can be taken back quickly.
+SECURE_SSL_REDIRECT = env.flag("CURTAIL_HTTPS_REDIRECT", False)
+SECURE_HSTS_SECONDS = env.integer("CURTAIL_HSTS_SECONDS", 0, minimum=0, maximum=63_072_000)
+# Only behind a proxy that sets this header itself: a client's own would be believed too.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.flag("CURTAIL_BEHIND_TLS_PROXY", False) else None
+# Subdomains and preload lists concern a whole domain, of which this is one host.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
 # Language, time, static files ---------------------------------------------------------------------
 
