@@ -79,6 +79,7 @@ class ServeRequest(_Message):
     max_tokens: int | None
     admitted_at: float
     deadline_at: float
+    client_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,7 @@ class CheckpointServer:
             policy=policy_from_spec(request.policy),
             sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
             stream=request.stream,
+            client_cap=request.client_cap,
         )
         first = True
         async for event in self._engine.generate(generation):

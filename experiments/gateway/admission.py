@@ -88,6 +88,9 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
     arm = admitted.assignment.arm
     experiment = admitted.assignment.experiment
     temperature = admitted.route.temperature if request.temperature is None else request.temperature
+    sampling = {"temperature": temperature, "top_p": request.top_p, "max_tokens": request.max_tokens}
+    if request.client_cap is not None:
+        sampling["client_cap"] = request.client_cap
     ledger = wire.AdmissionRecord(
         id=admitted.id,
         use_case_id=admitted.route.use_case_id,
@@ -102,7 +105,7 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         deadline_at=admitted.deadline_at,
         prompt_characters=request.prompt_characters,
         segment=request.segment,
-        sampling={"temperature": temperature, "top_p": request.top_p, "max_tokens": request.max_tokens},
+        sampling=sampling,
         **_draws(admitted.id, experiment),
     )
     serve = wire.ServeRequest(
@@ -115,6 +118,7 @@ async def record(redis: Any, admitted: Admitted, request: ChatRequest, reply_to:
         top_p=request.top_p,
         seed=request.seed,
         max_tokens=request.max_tokens,
+        client_cap=request.client_cap,
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
     )
