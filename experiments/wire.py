@@ -84,6 +84,7 @@ class ServeRequest(_Message):
     admitted_at: float
     deadline_at: float
     traceparent: str = ""
+    client_cap: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

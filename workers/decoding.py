@@ -112,6 +112,7 @@ async def _generate(
         policy=policy_from_spec(request.policy),
         sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
         stream=request.stream,
+        client_cap=request.client_cap,
     )
     async for event in engine.generate(generation):
         if isinstance(event, Delta):

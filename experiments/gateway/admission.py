@@ -99,11 +99,7 @@ def admission_record(admitted: Admitted, request: ChatRequest) -> wire.Admission
         deadline_at=admitted.deadline_at,
         prompt_characters=request.prompt_characters,
         segment=request.segment,
-        sampling={
-            "temperature": _temperature(admitted, request),
-            "top_p": request.top_p,
-            "max_tokens": request.max_tokens,
-        },
+        sampling=_sampling(admitted, request),
         **_draws(admitted.id, experiment),
     )
 
@@ -120,10 +116,21 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         top_p=request.top_p,
         seed=request.seed,
         max_tokens=request.max_tokens,
+        client_cap=request.client_cap,
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         traceparent=seen.traceparent if (seen := current()) else "",
     )
+
+
+def _sampling(admitted: Admitted, request: ChatRequest) -> dict[str, Any]:
+    """How tokens are drawn, and the client's own limits, for the record."""
+    sampling = {
+        "temperature": _temperature(admitted, request),
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+    }
+    return sampling if request.client_cap is None else sampling | {"client_cap": request.client_cap}
 
 
 def _temperature(admitted: Admitted, request: ChatRequest) -> float:

@@ -31,7 +31,9 @@ async def send_whole(admitted: Admitted, request: ChatRequest, events: Events, s
         await send_json(send, error.status, error.body(), admitted.headers)
         return
     created = int(admitted.admitted_at)
-    body = responses.completion_body(admitted.id, created, request.model, event.body, admitted.assignment)
+    body = responses.completion_body(
+        admitted.id, created, request.model, event.body, admitted.assignment, request.client_cap
+    )
     await send_json(send, 200, body, admitted.headers)
 
 
@@ -53,7 +55,7 @@ async def send_stream(admitted: Admitted, request: ChatRequest, events: Events, 
             await stream.event(responses.chunk_body(admitted.id, created, model, first))
         if event.kind == "finished":
             last = responses.chunk_body(admitted.id, created, model, {}, event.body["finish_reason"])
-            last["curtail"] = responses.curtail_extension(event.body, admitted.assignment)
+            last["curtail"] = responses.curtail_extension(event.body, admitted.assignment, request.client_cap)
             await stream.event(last)
             if request.include_usage:
                 await stream.event(responses.usage_chunk(admitted.id, created, model, event.body))

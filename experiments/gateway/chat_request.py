@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from experiments.gateway.errors import ApiError, invalid
+from experiments.gateway.thinking_budget import DEFAULT_EFFORT_CAPS, client_cap
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 
 _SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
@@ -26,6 +27,8 @@ _KNOWN = {
     "max_tokens",
     "max_completion_tokens",
     "n",
+    "reasoning_effort",
+    "thinking_token_budget",
     "user",
     "metadata",
 }
@@ -39,6 +42,7 @@ class ChatRequest:
         reference: the reference answer; it never reaches a model.
         conversation: the conversation's id, from ``metadata.conversation_id``.
         segment: a segment of the report, from ``metadata.segment``.
+        client_cap: the client's own limit on thinking tokens; the smaller of it and the policy's holds.
     """
 
     model: str
@@ -53,6 +57,7 @@ class ChatRequest:
     conversation: str | None
     reference: str | None
     segment: str = ""
+    client_cap: int | None = None
 
     @property
     def prompt_characters(self) -> int:
@@ -72,6 +77,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         raise ApiError(400, f"the body is no JSON: {error}", "invalid_json") from error
     if not isinstance(data, dict):
         raise ApiError(400, "the body must be a JSON object", "invalid_json")
+    _refuse_nul(data)
     if unknown := sorted(set(data) - _KNOWN):
         raise invalid(unknown[0], f"parameter {unknown[0]!r} is not supported", "unsupported_parameter")
     if (n := data.get("n")) is not None and (isinstance(n, bool) or n != 1):
@@ -91,7 +97,29 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         conversation=metadata.get("conversation_id"),
         reference=_reference(metadata),
         segment=_segment(metadata),
+        client_cap=client_cap(_effort(data), _integer(data, "thinking_token_budget", 1, 10**9)),
     )
+
+
+def _refuse_nul(data: dict[str, Any]) -> None:
+    """PostgreSQL stores no NUL character. Walked without recursion: a body may be nested deeper than Python's stack."""
+    waiting = list(data.items())
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, str) and "\x00" in value:
+            raise invalid(name, f"{name} must hold no NUL character")
+        if isinstance(value, dict):
+            waiting.extend((name, inner) for pair in value.items() for inner in pair)
+        elif isinstance(value, list):
+            waiting.extend((name, inner) for inner in value)
+
+
+def _effort(data: Mapping[str, Any]) -> str | None:
+    effort = _text(data, "reasoning_effort")
+    if effort is not None and effort not in DEFAULT_EFFORT_CAPS:
+        known = ", ".join(DEFAULT_EFFORT_CAPS)
+        raise invalid("reasoning_effort", f"reasoning_effort must be one of {known}, got {effort!r}")
+    return effort
 
 
 def _messages(value: object) -> list[dict[str, str]]:

@@ -26,13 +26,14 @@ def usage(record: Record) -> dict[str, Any]:
     }
 
 
-def curtail_extension(record: Record, assignment: Assignment) -> dict[str, Any]:
-    """What Curtail did: the assigned arm and the applied exit."""
+def curtail_extension(record: Record, assignment: Assignment, client_cap: int | None = None) -> dict[str, Any]:
+    """What Curtail did: the assigned arm, the client's cap where it sent one, and the applied exit."""
     experiment = assignment.experiment
     return {
         "experiment": experiment.id if experiment else None,
         "variant": assignment.arm.variant_key,
         "policy": assignment.arm.policy,
+        **({} if client_cap is None else {"client_cap": client_cap}),
         "exit": {
             "reason": record["exit_reason"],
             "decision_step": record["decision_step"],
@@ -43,7 +44,7 @@ def curtail_extension(record: Record, assignment: Assignment) -> dict[str, Any]:
 
 
 def completion_body(
-    request_id: str, created: int, model: str, record: Record, assignment: Assignment
+    request_id: str, created: int, model: str, record: Record, assignment: Assignment, client_cap: int | None = None
 ) -> dict[str, Any]:
     """A whole ``chat.completion``."""
     message = {"role": "assistant", "content": record["text"], "reasoning": record["thinking"]}
@@ -54,7 +55,7 @@ def completion_body(
         "model": model,
         "choices": [{"index": 0, "message": message, "finish_reason": record["finish_reason"], "logprobs": None}],
         "usage": usage(record),
-        "curtail": curtail_extension(record, assignment),
+        "curtail": curtail_extension(record, assignment, client_cap),
     }
 
 

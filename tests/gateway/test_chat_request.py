@@ -322,3 +322,28 @@ def test_any_json_is_parsed_or_refused_in_order(body: object) -> None:
 def test_any_bytes_are_refused_in_order(body: bytes) -> None:
     with pytest.raises(ApiError):
         parse_chat_request(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "cap"),
+    [
+        ({}, None),
+        ({"reasoning_effort": "low"}, 1024),
+        ({"reasoning_effort": "high"}, None),
+        ({"thinking_token_budget": 7}, 7),
+        ({"reasoning_effort": "low", "thinking_token_budget": 7}, 7),
+        ({"reasoning_effort": "none", "thinking_token_budget": 7}, 1),
+    ],
+)
+def test_the_smaller_of_effort_and_budget_is_the_clients_cap(fields: dict[str, Any], cap: int | None) -> None:
+    assert parse(**fields).client_cap == cap
+
+
+@pytest.mark.parametrize("fields", [{"reasoning_effort": "most"}, {"thinking_token_budget": 0}])
+def test_an_unknown_effort_or_an_empty_budget_is_refused(fields: dict[str, Any]) -> None:
+    assert refused(**fields)["param"] in fields
+
+
+@pytest.mark.parametrize("fields", [{"user": "a\0"}, {"metadata": {"a\0": "b"}}, {"messages": [{"content": "\0"}]}])
+def test_a_nul_character_is_refused(fields: dict[str, Any]) -> None:
+    assert "NUL" in refused(**fields)["message"]

@@ -78,3 +78,7 @@ def test_the_usage_chunk_has_no_choices() -> None:
     assert parsed.choices == []
     assert parsed.usage is not None
     assert parsed.usage.completion_tokens == 35
+
+
+def test_the_clients_cap_is_shown_where_it_sent_one() -> None:
+    assert responses.curtail_extension(RECORD, Assignment(ARM, EXPERIMENT, "u"), 7)["client_cap"] == 7
