@@ -53,6 +53,7 @@ LOADS = (
     Load("one", 1, 3.0),
     Load("many", 32, 4.0),
     Load("paced", 32, 5.0, stream=True, chunks=50, interval_us=20_000),
+    Load("host", 32, 4.0),
     Load("open", 500, 8.0, stream=True, chunks=40, interval_us=100_000),
 )
 
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def measure(load: Load, peers: str | None, rounds: int, folder: Path) -> Found:
     """What each target did in each round."""
+    if load.name == "host":
+        return measure_host(load, rounds, folder)
     found: Found = {}
     with contextlib.ExitStack() as running, Progress() as progress:
         direct = running.enter_context(targets.upstream(folder, load.chunks, load.interval_us))
@@ -93,6 +96,23 @@ def measure(load: Load, peers: str | None, rounds: int, folder: Path) -> Found:
             for target in ways[number % len(ways) :] + ways[: number % len(ways)]:
                 found.setdefault(target.name, []).append(run(load, target, folder))
                 progress.advance(task)
+    return found
+
+
+def measure_host(load: Load, rounds: int, folder: Path) -> Found:
+    """Requests through the engine host (scripted engine), and Celery tasks that do the same over the same Redis."""
+    found: Found = {}
+    with targets.engine_host(folder) as host, Progress() as progress:
+        task = progress.add_task(load.name, total=2 * rounds)
+        celery = [sys.executable, "-m", "benchmarks.gateway.celery_task", targets.broker_url(folder)]
+        celery.append(str(folder / "model-scripted"))
+        for _ in range(rounds):
+            found.setdefault(host.name, []).append(run(load, host, folder))
+            progress.advance(task)
+            argv = [*celery, str(load.connections), str(load.seconds)]
+            said = subprocess.run(argv, check=True, capture_output=True, text=True, cwd=targets.ROOT).stdout
+            found.setdefault("celery task", []).append(json.loads(said))
+            progress.advance(task)
     return found
 
 
@@ -120,7 +140,7 @@ def report(found: Mapping[str, Found], loads: Sequence[Load], rounds: int) -> st
 
 def _wholes(found: Found) -> list[str]:
     lines = ["| target | answers/s | p50, us | p99, us | added p50, us | errors |", "|---|---:|---:|---:|---:|---:|"]
-    base = _median(found["direct"], "whole", "p50")
+    base = _median(found["direct"], "whole", "p50") if "direct" in found else float("nan")
     for name, runs in found.items():
         p50, p99 = _median(runs, "whole", "p50"), _median(runs, "whole", "p99")
         rate = statistics.median(run["per_second"] for run in runs)

@@ -95,20 +95,35 @@ def upstream(folder: Path, chunks: int, interval_us: int) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def curtail(folder: Path, direct: Target) -> Iterator[Target]:
-    """Curtail as `manage.py serve` starts it: records in Redis with its append-only file, and on to PostgreSQL."""
-    home, model, port = folder / "curtail", folder / "model", free_port()
-    model.mkdir(exist_ok=True)
-    server = {"base_url": f"http://127.0.0.1:{direct.port}/v1", "model": UPSTREAM_MODEL}
+    """Curtail in front of the upstream."""
     described = {"continues": "chat", "reasoning_fields": True, "reasoning_usage": True}
-    (model / "server.json").write_text(json.dumps(server | described))
+    server = {"base_url": f"http://127.0.0.1:{direct.port}/v1", "model": UPSTREAM_MODEL, **described}
+    with _curtail(folder, "curtail", "openai", "server.json", server) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def engine_host(folder: Path) -> Iterator[Target]:
+    """Curtail's engine host with the scripted engine, behind the gateway."""
+    script = {"*": {"thinking": " ".join(f"w{n}" for n in range(8)), "answers": [{"text": "7"}]}}
+    with _curtail(folder, "engine host", "scripted", "script.json", script) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def _curtail(folder: Path, name: str, engine: str, file: str, content: object) -> Iterator[Target]:
+    """Curtail as `manage.py serve` starts it: records in Redis with its append-only file, and on to PostgreSQL."""
+    home, model, port = folder / f"home-{engine}", folder / f"model-{engine}", free_port()
+    model.mkdir(exist_ok=True)
+    (model / file).write_text(json.dumps(content))
     environment = {**os.environ, "CURTAIL_HOME": str(home), "CURTAIL_ACCESS_LOG": "0"}
     manage = [sys.executable, str(ROOT / "manage.py")]
     with _process([*manage, "serve", "--port", str(port)], folder / "curtail.log", env=environment, cwd=ROOT):
         _wait_until_listens(port)
-        register = [*manage, "register", UPSTREAM_MODEL, str(model), "--engine", "openai", "--context", "4096"]
+        register = [*manage, "register", UPSTREAM_MODEL, str(model), "--engine", engine, "--context", "4096"]
         said = subprocess.run(register, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         key = next(word for word in said.split() if word.startswith("ck_"))
-        target = Target("curtail", port, headers=f"authorization: Bearer {key}\r\n")
+        target = Target(name, port, headers=f"authorization: Bearer {key}\r\n")
         _wait_until_answers(target)
         yield target
 
@@ -158,6 +173,12 @@ def tensorzero(folder: Path, python: str, direct: Target) -> Iterator[Target]:
         target = Target("tensorzero", address.port or 80, path, model="tensorzero::function_name::f")
         _wait_until_answers(target)
         yield target
+
+
+def broker_url(folder: Path) -> str:
+    """The Redis of the engine host's installation, as Celery writes it; a database of its own."""
+    stored = json.loads((folder / "home-scripted" / "services.json").read_text())
+    return f"redis+socket://{urllib.parse.urlsplit(str(stored['redis_url'])).path}?virtual_host=5"
 
 
 def body(target: Target, *, stream: bool) -> str:
