@@ -13,11 +13,11 @@ ARMS = (Arm(1, {"name": "full"}, "v0", 10, "full"), Arm(2, {"name": "confidence"
 
 def route(unit: str = "conversation", ranges: tuple[tuple[float, float], ...] = ((0, 0.5), (0.5, 1))) -> Route:
     experiment = RunningExperiment(id=7, phase_id=8, salt="salt", unit=unit, ranges=ranges, arms=ARMS)
-    return Route(3, "arithmetic", "tiny", 0.0, 60.0, IN_FORCE, experiment)
+    return Route(3, "arithmetic", "tiny", 0.0, 60.0, IN_FORCE, (experiment,))
 
 
 def test_without_an_experiment_the_policy_in_force_serves() -> None:
-    quiet = Route(3, "arithmetic", "tiny", 0.0, 60.0, IN_FORCE, None)
+    quiet = Route(3, "arithmetic", "tiny", 0.0, 60.0, IN_FORCE)
     assert assign(quiet, {"conversation": "c", "user": "u", "request": "r"}) == Assignment(IN_FORCE, None, "")
 
 
@@ -28,7 +28,7 @@ def test_the_experiments_unit_type_decides(unit: str) -> None:
     found = assign(split, units)
     index = choose_variant(unit_position("salt", units[unit]), ((0, 0.5), (0.5, 1)))
     assert index is not None
-    assert found == Assignment(ARMS[index], split.experiment, units[unit])
+    assert found == Assignment(ARMS[index], split.experiments[0], units[unit])
 
 
 def test_both_arms_serve_and_a_unit_keeps_its_arm() -> None:
