@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
@@ -42,11 +42,6 @@ class KeyOut(Schema):
     created_at: datetime
     revoked_at: datetime | None
 
-    @staticmethod
-    def resolve_use_cases(key: ApiKey) -> list[str]:
-        """The further ones."""
-        return sorted(use_case.slug for use_case in key.use_cases.all())
-
 
 class IssuedKeyOut(KeyOut):
     """A new key with its token, which is shown this once."""
@@ -55,11 +50,10 @@ class IssuedKeyOut(KeyOut):
 
 
 @router.get("", response=list[KeyOut])
-def list_keys(request: HttpRequest) -> list[ApiKey]:
+def list_keys(request: HttpRequest) -> list[KeyOut]:
     """All keys of the use case, revoked ones too, the newest first."""
-    return list(
-        ApiKey.objects.filter(use_case_id=_caller(request).use_case_id).prefetch_related("use_cases").order_by("-pk")
-    )
+    keys = ApiKey.objects.filter(use_case_id=_caller(request).use_case_id).prefetch_related("use_cases")
+    return [KeyOut(**_stored(key)) for key in keys.order_by("-pk")]
 
 
 @router.post("", response={201: IssuedKeyOut})
@@ -74,8 +68,7 @@ def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
         further=_within_reach(caller, wanted),
         any_use_case=wanted.any_use_case,
     )
-    stored = KeyOut.from_orm(issued.key).model_dump()
-    return Status(201, IssuedKeyOut(token=issued.token, **stored))
+    return Status(201, IssuedKeyOut(token=issued.token, **_stored(issued.key)))
 
 
 @router.delete("/{int:key_id}", response={204: None})
@@ -85,6 +78,12 @@ def delete_key(request: HttpRequest, key_id: int) -> Status[None]:
     key = get_object_or_404(ApiKey, pk=key_id, use_case_id=caller.use_case_id)
     revoke_api_key(f"key {caller.pk}", key)
     return Status(204, None)
+
+
+def _stored(key: ApiKey) -> dict[str, Any]:
+    names = ("id", "name", "prefix", "scopes", "any_use_case", "created_at", "revoked_at")
+    plain = {name: getattr(key, name) for name in names}
+    return plain | {"use_cases": sorted(use_case.slug for use_case in key.use_cases.all())}
 
 
 def _within_reach(caller: ApiKey, wanted: KeyIn) -> list[UseCase]:
