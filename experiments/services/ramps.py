@@ -119,6 +119,9 @@ def _held(experiment: Experiment) -> str:
 def _alarming(snapshot: Snapshot) -> str:
     """The first thing that speaks against more units; "" when nothing does."""
     troubles = [check.message for check in snapshot.health.failures]
+    # Where nothing has been seen nothing can look ill.
+    unseen = [arm.key for arm in snapshot.arms if arm.completions == 0]
+    troubles += [f"no completion of {key} has been counted in this phase yet" for key in unseen]
     troubles += [result.message for result in snapshot.guardrails if result.breached]
     for verdict in snapshot.verdict.treatments:
         # An arm that is gone already is no reason to keep the others back.
