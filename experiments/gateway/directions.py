@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError, invalid
-from experiments.gateway.http import Scope, header
+from experiments.gateway.http import Scope
 from experiments.routing import Assignment, KeyGrant, Route, Routing, force
 from experiments.services import forcing
 
 USE_CASE, CONTEXT = "x-curtail-use-case", "x-curtail-context"
+_NAMES = (USE_CASE.encode(), CONTEXT.encode(), forcing.HEADER.encode())
 _CONTEXT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 
 
@@ -26,8 +27,10 @@ class Directions:
     @classmethod
     def of(cls, scope: Scope) -> Directions:
         """Those of a request."""
-        names = (USE_CASE, CONTEXT, forcing.HEADER)
-        return cls(*((header(scope, name.encode()) or "").strip() for name in names))
+        found = {name: value for name, value in scope["headers"] if name in _NAMES}
+        if not found:
+            return NO_DIRECTIONS
+        return cls(*(found.get(name, b"").decode("latin-1").strip() for name in _NAMES))
 
 
 NO_DIRECTIONS = Directions()

@@ -159,3 +159,22 @@ def test_a_forced_variant_that_cannot_be_had_is_refused(header: str, status: int
     with pytest.raises(ApiError, match=message) as caught:
         admit(request(), forced=header)
     assert (caught.value.status, caught.value.param) == (status, "x-curtail-force-variant")
+
+
+# -- headers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([], Directions()),
+        ([(b"host", b"x"), (b"x-curtail-context", b" batch ")], Directions(context="batch")),
+        (
+            [(b"x-curtail-force-variant", b"f"), (b"x-curtail-use-case", b"sums")],
+            Directions(use_case="sums", forced="f"),
+        ),
+        ([(b"x-curtail-context", b"\xff")], Directions(context="ÿ")),
+    ],
+)
+def test_directions_are_read_from_the_headers(headers: list[tuple[bytes, bytes]], expected: Directions) -> None:
+    assert Directions.of({"headers": headers}) == expected
