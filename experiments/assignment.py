@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 BUCKETS = 10_000
 _FNV_OFFSET = 0x811C9DC5
@@ -26,9 +27,32 @@ def fnv1a32(text: str) -> int:
     return value
 
 
+def unit_bucket(salt: str, unit: str) -> int:
+    """The unit's bucket under a salt, 0 to 9,999."""
+    return fnv1a32(str(fnv1a32(salt + unit))) % BUCKETS
+
+
 def unit_position(salt: str, unit: str) -> float:
     """Where the unit lies in [0, 1), a multiple of 1/10,000."""
-    return (fnv1a32(str(fnv1a32(salt + unit))) % BUCKETS) / BUCKETS
+    return unit_bucket(salt, unit) / BUCKETS
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Some buckets [low, high) of a salt's 10,000: an experiment's part of a layer, or a holdout."""
+
+    salt: str
+    low: int
+    high: int
+
+    def holds(self, unit: str) -> bool:
+        """Whether the unit lies in it."""
+        return self.low <= unit_bucket(self.salt, unit) < self.high
+
+
+def layer_salt(use_case: str, layer: str) -> str:
+    """What is hashed before a unit to place it in a layer of a use case."""
+    return f"layer:{use_case}:{layer}:"
 
 
 def bucket_ranges(weights: Sequence[float], coverage: float = 1.0) -> list[tuple[float, float]]:

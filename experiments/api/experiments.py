@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,16 +11,21 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from ninja import Router, Schema
 from ninja.errors import HttpError
+from ninja.responses import Status
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from experiments.api.auth import KeyAuth
+from experiments.assignment import BUCKETS
 from experiments.models import Experiment, Snapshot
 from experiments.policies import policies_schema
+from experiments.ramp import MAX_HOLD_SECONDS, MAX_STEPS
 from experiments.services.declarations import declare
 from experiments.services.errors import InvalidInput
 from experiments.services.exports import course, snapshot_csv
+from experiments.services.forcing import HEADER, issue_header
 from experiments.services.labels import audit_queue
 from experiments.services.looks import newest_snapshot
+from experiments.services.ramps import raise_coverage, ramp_status
 
 router = Router(tags=["experiments"], auth=KeyAuth("manage"))
 MAX_LOOKS = 10_000
@@ -37,6 +43,23 @@ class VariantOut(Schema):
     ship_shown_at: datetime | None
 
 
+class StepSchema(Schema):
+    """A step of a ramp: a coverage, and the seconds that it is held before the next."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    coverage: float = Field(gt=0, le=1)
+    hold_seconds: int = Field(ge=0, le=MAX_HOLD_SECONDS)
+
+
+class RampStatusOut(Schema):
+    """Where a running experiment is on its ramp: what comes next, when its time comes, and what holds it (or "")."""
+
+    next_coverage: float
+    due_at: datetime
+    held: str
+
+
 class ExperimentOut(Schema):
     """An experiment and its settings."""
 
@@ -48,6 +71,10 @@ class ExperimentOut(Schema):
     use_case: str
     unit: str
     coverage: float
+    ramp: list[StepSchema]
+    ramp_status: RampStatusOut | None
+    layer: str
+    layer_range: list[int]
     margin: float
     min_saving: float
     alpha: float
@@ -93,6 +120,41 @@ class DeclarationsIn(Schema):
     label_window_seconds: int = 0
     maximum_days: int | None = None
     owner_email: str = ""
+    coverage: float = 1.0
+    ramp: list[StepSchema] = Field(default_factory=list, max_length=MAX_STEPS)
+    layer: str = ""
+    layer_range: list[int] = Field(
+        default=[0, BUCKETS],
+        min_length=2,
+        max_length=2,
+        description="Its buckets [low, high) of the layer; disjoint from those of its other running experiments.",
+    )
+
+
+class CoverageIn(Schema):
+    """A higher coverage, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    coverage: float
+    why: str = ""
+
+
+class ForcedVariantIn(Schema):
+    """Whose header is wanted, and how long it is valid."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    variant: str
+    seconds: int = 3600
+
+
+class ForcedVariantOut(Schema):
+    """A header to be sent along with requests on /v1 until it expires (seconds since the epoch)."""
+
+    header: str
+    value: str
+    expires: int
 
 
 @router.get("", response=list[ExperimentOut])
@@ -112,8 +174,24 @@ def change_experiment(request: HttpRequest, experiment_id: int, changes: Declara
     """Change what a draft declares: guardrails, segments, labels, the maximum duration, whom to tell."""
     experiment = get_object_or_404(_own(request), pk=experiment_id)
     given = changes.model_dump(exclude_unset=True)
-    declare(f"key {request.auth.pk}", experiment, given)  # type: ignore[attr-defined]
+    declare(_actor(request), experiment, given)
     return read_experiment(request, experiment_id)
+
+
+@router.post("/{int:experiment_id}/coverage", response=ExperimentOut)
+def raise_experiment_coverage(request: HttpRequest, experiment_id: int, wanted: CoverageIn) -> ExperimentOut:
+    """Take more units into a running experiment; no unit that is in moves, and no phase opens."""
+    experiment = get_object_or_404(_own(request), pk=experiment_id)
+    raise_coverage(_actor(request), experiment, wanted.coverage, wanted.why)
+    return read_experiment(request, experiment_id)
+
+
+@router.post("/{int:experiment_id}/forced-variants", response={201: ForcedVariantOut})
+def force_variant(request: HttpRequest, experiment_id: int, wanted: ForcedVariantIn) -> Status[ForcedVariantOut]:
+    """Make a header by which testers are served by a variant; their requests count nowhere."""
+    experiment = get_object_or_404(_own(request), pk=experiment_id)
+    issued = issue_header(_actor(request), experiment, wanted.variant, wanted.seconds)
+    return Status(201, ForcedVariantOut(header=HEADER, value=issued.value, expires=issued.expires))
 
 
 @router.get("/{int:experiment_id}/snapshot", response=dict[str, Any])
@@ -156,6 +234,10 @@ def _newest(request: HttpRequest, experiment_id: int) -> Snapshot:
     return snapshot
 
 
+def _actor(request: HttpRequest) -> str:
+    return f"key {request.auth.pk}"  # type: ignore[attr-defined]
+
+
 def _own(request: HttpRequest) -> QuerySet[Experiment]:
     """Those of the key's use case: to a key all others do not exist."""
     return Experiment.objects.filter(use_case_id=request.auth.use_case_id)  # type: ignore[attr-defined]
@@ -178,6 +260,9 @@ def _out(row: Experiment) -> ExperimentOut:
                 "conclusion",
                 "unit",
                 "coverage",
+                "ramp",
+                "layer",
+                "layer_range",
                 "margin",
                 "min_saving",
                 "alpha",
@@ -208,4 +293,6 @@ def _out(row: Experiment) -> ExperimentOut:
         )
         for v in row.variants.all()
     ]
-    return ExperimentOut(use_case=row.use_case.slug, variants=variants, **plain)
+    status = ramp_status(row)
+    shown = RampStatusOut(**dataclasses.asdict(status)) if status else None
+    return ExperimentOut(use_case=row.use_case.slug, variants=variants, ramp_status=shown, **plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
@@ -12,7 +12,8 @@ from ninja.responses import Status
 from pydantic import ConfigDict, Field
 
 from experiments.api.auth import KeyAuth
-from experiments.models import ApiKey
+from experiments.models import ApiKey, UseCase
+from experiments.services.errors import InvalidInput
 from experiments.services.registry import issue_api_key, revoke_api_key
 
 router = Router(tags=["keys"], auth=KeyAuth("manage"))
@@ -25,6 +26,8 @@ class KeyIn(Schema):
 
     name: str = Field(min_length=1, max_length=120)
     scopes: list[Literal["serve", "label", "manage"]] = Field(min_length=1)
+    use_cases: list[str] = Field(default_factory=list, description="Further use cases that its requests may name.")
+    any_use_case: bool = Field(default=False, description="Whether its requests may name any use case.")
 
 
 class KeyOut(Schema):
@@ -34,6 +37,8 @@ class KeyOut(Schema):
     name: str
     prefix: str
     scopes: list[str]
+    use_cases: list[str]
+    any_use_case: bool
     created_at: datetime
     revoked_at: datetime | None
 
@@ -45,18 +50,25 @@ class IssuedKeyOut(KeyOut):
 
 
 @router.get("", response=list[KeyOut])
-def list_keys(request: HttpRequest) -> list[ApiKey]:
+def list_keys(request: HttpRequest) -> list[KeyOut]:
     """All keys of the use case, revoked ones too, the newest first."""
-    return list(ApiKey.objects.filter(use_case_id=_caller(request).use_case_id).order_by("-pk"))
+    keys = ApiKey.objects.filter(use_case_id=_caller(request).use_case_id).prefetch_related("use_cases")
+    return [KeyOut(**_stored(key)) for key in keys.order_by("-pk")]
 
 
 @router.post("", response={201: IssuedKeyOut})
 def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
     """Make a key for the use case."""
     caller = _caller(request)
-    issued = issue_api_key(f"key {caller.pk}", wanted.name, caller.use_case, sorted(set(wanted.scopes)))
-    stored = KeyOut.from_orm(issued.key).model_dump()
-    return Status(201, IssuedKeyOut(token=issued.token, **stored))
+    issued = issue_api_key(
+        f"key {caller.pk}",
+        wanted.name,
+        caller.use_case,
+        sorted(set(wanted.scopes)),
+        further=_within_reach(caller, wanted),
+        any_use_case=wanted.any_use_case,
+    )
+    return Status(201, IssuedKeyOut(token=issued.token, **_stored(issued.key)))
 
 
 @router.delete("/{int:key_id}", response={204: None})
@@ -66,6 +78,28 @@ def delete_key(request: HttpRequest, key_id: int) -> Status[None]:
     key = get_object_or_404(ApiKey, pk=key_id, use_case_id=caller.use_case_id)
     revoke_api_key(f"key {caller.pk}", key)
     return Status(204, None)
+
+
+def _stored(key: ApiKey) -> dict[str, Any]:
+    names = ("id", "name", "prefix", "scopes", "any_use_case", "created_at", "revoked_at")
+    plain = {name: getattr(key, name) for name in names}
+    return plain | {"use_cases": sorted(use_case.slug for use_case in key.use_cases.all())}
+
+
+def _within_reach(caller: ApiKey, wanted: KeyIn) -> list[UseCase]:
+    """The further use cases; a key can't make one that reaches further than itself."""
+    if wanted.any_use_case and not caller.any_use_case:
+        raise InvalidInput("any_use_case must be false: the calling key may not name any use case", "any_use_case")
+    allowed = UseCase.objects.all()
+    if not caller.any_use_case:
+        allowed = allowed.filter(pk__in=[caller.use_case_id, *caller.use_cases.values_list("pk", flat=True)])
+    known = {use_case.slug: use_case for use_case in allowed}
+    if unknown := sorted(set(wanted.use_cases) - set(known)):
+        reached = ", ".join(sorted(known))
+        raise InvalidInput(
+            f"use_cases must be some that the calling key may name, {reached}, got {unknown[0]!r}", "use_cases"
+        )
+    return [known[slug] for slug in sorted(set(wanted.use_cases))]
 
 
 def _caller(request: HttpRequest) -> ApiKey:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 
-from experiments.api import experiments, keys, labels, schemas
+from experiments.api import experiments, keys, labels, schemas, use_cases
 from experiments.services.errors import InvalidInput, ServiceError
 
 api = NinjaAPI(title="Curtail", version="1", urls_namespace="api")
 api.add_router("/labels", labels.router)
 api.add_router("/experiments", experiments.router)
 api.add_router("/keys", keys.router)
+api.add_router("/use-case", use_cases.router)
 api.add_router("/schemas", schemas.router)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from experiments import wire
 from experiments.assignment import is_drawn
 from experiments.gateway.chat_request import ChatRequest
+from experiments.gateway.directions import NO_DIRECTIONS, Directions, context_of, forced_assignment
 from experiments.gateway.errors import ApiError
 from experiments.gateway.observing import current
-from experiments.routing import Assignment, Route, Routing, RunningExperiment, assign
+from experiments.routing import Assignment, KeyGrant, Route, Routing, RunningExperiment, assign
 from experiments.services.secrets import api_key_digest, unit_digest
 
 
@@ -22,6 +23,7 @@ class Admitted:
 
     Attributes:
         deadline_at: seconds since the epoch.
+        context: of the request, "" without.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Admitted:
     assignment: Assignment
     admitted_at: float
     deadline_at: float
+    context: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -37,13 +40,19 @@ class Admitted:
         if self.assignment.experiment is not None:
             headers["x-curtail-experiment"] = str(self.assignment.experiment.id)
             headers["x-curtail-variant"] = self.assignment.arm.variant_key or ""
+        if self.assignment.forced:
+            headers["x-curtail-experiment"] = str(self.assignment.forced)
+            headers["x-curtail-variant"] = self.assignment.arm.variant_key or ""
+            headers["x-curtail-forced"] = "true"
+        if self.assignment.held_out:
+            headers["x-curtail-holdout"] = "true"
         if self.assignment.suspended:
             headers["x-curtail-suspended"] = "no recent look"
         return headers
 
 
-def authorise(routing: Routing, authorization: str | None) -> Route:
-    """The route of an Authorization header.
+def authorise(routing: Routing, authorization: str | None) -> KeyGrant:
+    """What the key of an Authorization header may do.
 
     Raises:
         ApiError: 401 without a known key, 403 when the key may not serve.
@@ -54,19 +63,26 @@ def authorise(routing: Routing, authorization: str | None) -> Route:
         raise ApiError(401, "a valid API key is needed: Authorization: Bearer ck_...", "invalid_api_key")
     if "serve" not in grant.scopes:
         raise ApiError(403, "this API key lacks the scope 'serve'", "insufficient_scope")
-    return routing.routes[grant.use_case]
+    return grant
 
 
-def decide(route: Route, request: ChatRequest, unwatched: frozenset[int] = frozenset()) -> Admitted:
+def decide(
+    route: Route,
+    request: ChatRequest,
+    unwatched: frozenset[int] = frozenset(),
+    directions: Directions = NO_DIRECTIONS,
+) -> Admitted:
     """Assign the request and give it an id and a deadline.
 
     Args:
         route: its use case.
         request: what it asks for.
         unwatched: ids of the experiments without a recent look.
+        directions: what its headers say.
 
     Raises:
-        ApiError: 404 when it asks for a model that its use case does not serve.
+        ApiError: 404 when it asks for a model that its use case does not serve; 400 or 403 for a bad context or a
+            forced variant that is not served or not allowed.
     """
     if request.model not in (route.model, route.slug):
         raise ApiError(
@@ -78,7 +94,9 @@ def decide(route: Route, request: ChatRequest, unwatched: frozenset[int] = froze
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
     units = {"conversation": request.conversation, "user": request.user, "request": request_id}
     now = time.time()
-    return Admitted(request_id, route, assign(route, units, unwatched), now, now + route.deadline_seconds)
+    context = context_of(request, directions)
+    assignment = forced_assignment(route, directions, now) or assign(route, units, unwatched, context)
+    return Admitted(request_id, route, assignment, now, now + route.deadline_seconds, context)
 
 
 def admission_record(admitted: Admitted, request: ChatRequest) -> wire.AdmissionRecord:
@@ -98,7 +116,7 @@ def admission_record(admitted: Admitted, request: ChatRequest) -> wire.Admission
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         prompt_characters=request.prompt_characters,
-        segment=request.segment,
+        segment=request.segment or admitted.context,
         sampling=_sampling(admitted, request),
         **_draws(admitted.id, experiment),
     )

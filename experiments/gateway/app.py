@@ -14,6 +14,7 @@ from experiments.asyncio_tasks import end_tasks
 from experiments.gateway.admission import Admitted, authorise, decide
 from experiments.gateway.answering import send_stream, send_whole, watched
 from experiments.gateway.chat_request import parse_chat_request
+from experiments.gateway.directions import Directions, choose_route
 from experiments.gateway.errors import ApiError
 from experiments.gateway.health import hosted_checkpoints
 from experiments.gateway.hosted import HostedServing
@@ -167,14 +168,18 @@ class Gateway:
         return handler
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = authorise(self._routing.current, header(scope, b"authorization"))
+        routing = self._routing.current
+        grant = authorise(routing, header(scope, b"authorization"))
+        route = choose_route(routing, grant, None, Directions.of(scope))
         model = {"id": route.model, "object": "model", "created": 0, "owned_by": "curtail"}
         await send_json(send, 200, {"object": "list", "data": [model]})
 
     async def _chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = authorise(self._routing.current, header(scope, b"authorization"))
+        routing, directions = self._routing.current, Directions.of(scope)
+        grant = authorise(routing, header(scope, b"authorization"))
         request = parse_chat_request(await read_body(receive))
-        admitted = decide(route, request, self._routing.unwatched())
+        route = choose_route(routing, grant, request, directions)
+        admitted = decide(route, request, self._routing.unwatched(), directions)
         answer = send_stream if request.stream else send_whole
         with self._gate.admit(current(), admitted, request):
             async with self._serving(admitted).serve(admitted, request) as events:

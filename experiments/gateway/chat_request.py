@@ -42,6 +42,8 @@ class ChatRequest:
         reference: the reference answer; it never reaches a model.
         conversation: the conversation's id, from ``metadata.conversation_id``.
         segment: a segment of the report, from ``metadata.segment``.
+        use_case: from ``metadata.use_case``.
+        context: as sent in ``metadata.context``.
         client_cap: the client's own limit on thinking tokens; the smaller of it and the policy's holds.
     """
 
@@ -57,6 +59,8 @@ class ChatRequest:
     conversation: str | None
     reference: str | None
     segment: str = ""
+    use_case: str = ""
+    context: str = ""
     client_cap: int | None = None
 
     @property
@@ -97,6 +101,8 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         conversation=metadata.get("conversation_id"),
         reference=_reference(metadata),
         segment=_segment(metadata),
+        use_case=metadata.get("use_case", ""),
+        context=metadata.get("context", ""),
         client_cap=client_cap(_effort(data), _integer(data, "thinking_token_budget", 1, 10**9)),
     )
 

@@ -27,8 +27,7 @@ def hosted_checkpoints(routing: Routing) -> frozenset[int]:
     """Checkpoints that requests may be sent to, by what is in force and by experiments."""
     arms = {route.in_force.checkpoint_id for route in routing.routes.values()}
     for route in routing.routes.values():
-        if route.experiment is not None:
-            arms |= {arm.checkpoint_id for arm in route.experiment.arms}
+        arms |= {arm.checkpoint_id for experiment in route.experiments for arm in experiment.arms}
     return frozenset(arms)
 
 

@@ -9,12 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from experiments import wire
-from experiments.routing import Routing
+from experiments.routing import UNWATCHED_AFTER_SECONDS, Routing
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
-# Looks come every minute; without one for so long, nobody would notice a harmful arm.
-UNWATCHED_AFTER_SECONDS = 300.0
 
 
 class RoutingCache:
@@ -59,7 +57,7 @@ class RoutingCache:
         return frozenset(pk for pk, seen in self._looks.items() if seen < oldest)
 
     async def _read_looks(self) -> None:
-        running = [route.experiment for route in self.current.routes.values() if route.experiment is not None]
+        running = [experiment for route in self.current.routes.values() for experiment in route.experiments]
         if not running:
             self._looks = {}
             return

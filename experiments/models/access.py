@@ -19,6 +19,12 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=16, help_text="The first characters, to recognise it by.")
     digest = models.CharField(max_length=64, unique=True)
     use_case = models.ForeignKey(UseCase, on_delete=models.PROTECT, related_name="api_keys")
+    use_cases = models.ManyToManyField(
+        UseCase, blank=True, related_name="+", help_text="Further use cases that its requests may name."
+    )
+    any_use_case = models.BooleanField(
+        default=False, db_default=False, help_text="Whether its requests may name any use case."
+    )
     scopes = models.JSONField(default=list)
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.DateTimeField(null=True, blank=True)

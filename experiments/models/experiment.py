@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.constraints import ExclusionConstraint
 from django.db import models
-from django.db.models import Q
+from django.db.models import BigIntegerField, F, Func, Q
+from django.db.models.expressions import CombinedExpression
+from django.db.models.functions import Cast
 
+from experiments.assignment import BUCKETS
 from experiments.models.serving import Checkpoint, UseCase
+
+
+def _bucket_of_use_case(column: str) -> CombinedExpression:
+    """A bucket's number among those of all use cases."""
+    return Cast("use_case_id", BigIntegerField()) * BUCKETS + Cast(column, BigIntegerField())
+
+
+_BUCKETS_OF_USE_CASE = Func(_bucket_of_use_case("layer_low"), _bucket_of_use_case("layer_high"), function="int8range")
 
 
 class Experiment(models.Model):
@@ -36,6 +48,19 @@ class Experiment(models.Model):
     salt = models.CharField(max_length=64)
     unit = models.CharField(max_length=16, choices=Unit.choices, default=Unit.CONVERSATION)
     coverage = models.FloatField(default=1.0)
+    coverage_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since when the coverage has been what it is, in the phase that runs."
+    )
+    ramp = models.JSONField(
+        default=list, db_default=[], blank=True, help_text="Steps of coverage, each with the seconds that it is held."
+    )
+    layer = models.CharField(
+        max_length=40, blank=True, default="", db_default="", help_text="Shared by experiments that exclude each other."
+    )
+    layer_low = models.PositiveSmallIntegerField(default=0, db_default=0)
+    layer_high = models.PositiveSmallIntegerField(
+        default=BUCKETS, db_default=BUCKETS, help_text="Its buckets of the layer are those from low up to high."
+    )
     margin = models.FloatField()
     min_saving = models.FloatField()
     alpha = models.FloatField(default=0.05)
@@ -90,13 +115,30 @@ class Experiment(models.Model):
             models.CheckConstraint(
                 condition=Q(shadow_share__gte=0, shadow_share__lte=1), name="experiment_shadow_share"
             ),
-            models.UniqueConstraint(
-                fields=["use_case"], condition=Q(state="running"), name="one_running_experiment_per_use_case"
+            models.CheckConstraint(
+                condition=Q(layer_low__gte=0, layer_low__lt=F("layer_high"), layer_high__lte=BUCKETS)
+                & (~Q(layer="") | Q(layer_low=0, layer_high=BUCKETS)),
+                name="experiment_layer",
+            ),
+            # Without a layer an experiment holds all buckets, so nothing runs beside it.
+            ExclusionConstraint(
+                expressions=[(_BUCKETS_OF_USE_CASE, "&&")],
+                condition=Q(state="running"),
+                name="running_experiments_are_disjoint",
             ),
         ]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def layer_range(self) -> list[int]:
+        """Its buckets [low, high) of the layer."""
+        return [self.layer_low, self.layer_high]
+
+    @layer_range.setter
+    def layer_range(self, buckets: list[int]) -> None:
+        self.layer_low, self.layer_high = buckets
 
     @property
     def phase(self) -> Phase | None:

@@ -80,6 +80,16 @@ class UseCase(models.Model):
     margin = models.FloatField(default=0.02)
     min_saving = models.FloatField(default=0.05)
     deadline_seconds = models.FloatField(default=60.0)
+    holdout = models.FloatField(
+        default=0.0, db_default=0.0, help_text="Share of the units that never enters an experiment."
+    )
+    holdout_salt = models.CharField(max_length=64, blank=True, default="", db_default="")
+    policies_by_context = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        help_text="Policies that are in force instead in some contexts, by the context's name.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -87,6 +97,7 @@ class UseCase(models.Model):
             models.CheckConstraint(condition=models.Q(margin__gt=0, margin__lt=1), name="use_case_margin"),
             models.CheckConstraint(condition=models.Q(min_saving__gt=-1, min_saving__lt=1), name="use_case_min_saving"),
             models.CheckConstraint(condition=models.Q(deadline_seconds__gt=0), name="use_case_deadline"),
+            models.CheckConstraint(condition=models.Q(holdout__gte=0, holdout__lt=1), name="use_case_holdout"),
         ]
 
     def __str__(self) -> str:

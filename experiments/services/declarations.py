@@ -10,7 +10,9 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
 
+from experiments.assignment import BUCKETS
 from experiments.models import Experiment, Label
+from experiments.ramp import ramp_from_json, ramp_to_json
 from experiments.services import audit
 from experiments.services.errors import InvalidInput, WrongState
 from experiments.statistics import guardrails as rails
@@ -22,8 +24,8 @@ DEFAULT_GUARDRAILS = (
     Guardrail(GuardrailMetric.TRUNCATED, 0.05),
     Guardrail(GuardrailMetric.ERROR, 0.02),
 )
-MAX_SEGMENTS = 20
-_SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
+MAX_NAMES = 20
+_NAME = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _DAY = 86_400
 
 
@@ -35,7 +37,8 @@ def declare(actor: str, experiment: Experiment, changes: Mapping[str, Any]) -> E
         actor: who.
         experiment: a draft.
         changes: new values of `automatic`, `guardrails`, `segments`, `false_revert_alpha`, `estimand_source`,
-            `audit_every`, `proxy_source`, `shadow_share`, `label_window_seconds`, `maximum_days` or `owner_email`.
+            `audit_every`, `proxy_source`, `shadow_share`, `label_window_seconds`, `maximum_days`, `owner_email`,
+            `coverage`, `ramp`, `layer` or `layer_range`. A ramp sets the coverage to that of its first step.
 
     Raises:
         WrongState: it has been started; what decides can't be changed any more.
@@ -51,10 +54,47 @@ def declare(actor: str, experiment: Experiment, changes: Mapping[str, Any]) -> E
         setattr(row, name, _CHECKS[name](value))
     if row.estimand_source == Label.Source.AUDIT and row.audit_every == 0:
         raise InvalidInput("audit_every must be at least 1 where EM is measured by the audit, got 0", "audit_every")
+    _start_ramp(row, changes)
+    if not row.layer and row.layer_range != [0, BUCKETS]:
+        raise InvalidInput(f"layer_range must be [0, {BUCKETS}] without a layer, got {row.layer_range}", "layer_range")
     row.save()
     after = {name: getattr(row, name) for name in changes}
     audit.record(actor, "declare", row, before=before, after=after)
     return row
+
+
+def _start_ramp(row: Experiment, changes: Mapping[str, Any]) -> None:
+    if not row.ramp:
+        return
+    first = row.ramp[0]["coverage"]
+    if "coverage" in changes and row.coverage != first:
+        raise InvalidInput(
+            f"coverage must be that of the ramp's first step, {first:g}, got {row.coverage!r}", "coverage"
+        )
+    row.coverage = first
+
+
+def _ramp(value: object) -> list[dict[str, Any]]:
+    try:
+        return ramp_to_json(ramp_from_json(value))
+    except ValueError as error:
+        raise InvalidInput(str(error), "ramp") from error
+
+
+def _layer(value: object) -> str:
+    if not isinstance(value, str) or (value and not _NAME.fullmatch(value)):
+        raise InvalidInput(f"layer must be at most 40 letters, digits, . - and _, got {value!r}", "layer")
+    return value
+
+
+def _layer_range(value: object) -> list[int]:
+    whole = isinstance(value, list) and len(value) == 2 and all(type(bucket) is int for bucket in value)
+    if not isinstance(value, list) or not whole or not 0 <= value[0] < value[1] <= BUCKETS:
+        raise InvalidInput(
+            f"layer_range must be two whole numbers [low, high) with 0 <= low < high <= {BUCKETS}, got {value!r}",
+            "layer_range",
+        )
+    return value
 
 
 def _guardrails(value: object) -> list[dict[str, Any]]:
@@ -65,10 +105,10 @@ def _guardrails(value: object) -> list[dict[str, Any]]:
 
 
 def _segments(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and _SEGMENT.fullmatch(item) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and _NAME.fullmatch(item) for item in value):
         raise InvalidInput(f"segments must be a list of 1 to 40 letters, digits, . - and _, got {value!r}", "segments")
-    if len(set(value)) < len(value) or len(value) > MAX_SEGMENTS:
-        raise InvalidInput(f"segments must be at most {MAX_SEGMENTS} different names, got {value!r}", "segments")
+    if len(set(value)) < len(value) or len(value) > MAX_NAMES:
+        raise InvalidInput(f"segments must be at most {MAX_NAMES} different names, got {value!r}", "segments")
     return list(value)
 
 
@@ -95,15 +135,18 @@ def _days(value: object) -> int | None:
     return None if value is None else _integer("maximum_days", 1, 3_650)(value)
 
 
+def _share(name: str) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InvalidInput(f"{name} must be from 0 to 1, got {value!r}", name)
+        return float(value)
+
+    return check
+
+
 def _false_revert_alpha(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 0.5:
         raise InvalidInput(f"false_revert_alpha must be in (0, 0.5), got {value!r}", "false_revert_alpha")
-    return float(value)
-
-
-def _shadow_share(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InvalidInput(f"shadow_share must be from 0 to 1, got {value!r}", "shadow_share")
     return float(value)
 
 
@@ -131,8 +174,12 @@ _CHECKS: Mapping[str, Callable[[object], Any]] = {
     "estimand_source": _one_of("estimand_source", Label.Source.REFERENCE, Label.Source.AUDIT),
     "audit_every": _integer("audit_every", 0, 1_000_000),
     "proxy_source": _one_of("proxy_source", "", Label.Source.JUDGE, Label.Source.FEEDBACK, Label.Source.AGREEMENT),
-    "shadow_share": _shadow_share,
+    "shadow_share": _share("shadow_share"),
     "label_window_seconds": _integer("label_window_seconds", 0, 90 * _DAY),
     "maximum_days": _days,
     "owner_email": _email,
+    "coverage": _share("coverage"),
+    "ramp": _ramp,
+    "layer": _layer,
+    "layer_range": _layer_range,
 }

@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from experiments.assignment import bucket_ranges
@@ -20,6 +21,7 @@ from experiments.services.changes import announce_change
 from experiments.services.declarations import DEFAULT_GUARDRAILS
 from experiments.services.errors import InvalidInput, WrongState
 from experiments.services.graders import model_grader
+from experiments.services.layers import check_room
 from experiments.services.registry import check_between, check_capability, valid_policy
 from experiments.statistics.design import SMALLEST_TUNING_N
 from experiments.statistics.guardrails import to_json
@@ -163,7 +165,7 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     """Draft to running: everything is checked first, then the first phase opens.
 
     Raises:
-        WrongState: it is no draft, or the use case already runs an experiment.
+        WrongState: it is no draft, or the use case runs an experiment that it may not run beside.
         InvalidInput: something it needs is not there.
     """
     experiment = _locked(experiment, State.DRAFT)
@@ -171,6 +173,7 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     bucket_ranges([variant.weight for variant in variants], experiment.coverage)
     for variant in variants:
         _check_capability(variant, experiment.shadow_share)
+    check_room(experiment)
     experiment.started_at = timezone.now()
     _move(actor, "start", experiment, State.RUNNING, why)
     open_phase(experiment)
@@ -199,6 +202,7 @@ def pause(actor: str, experiment: Experiment, why: str = "") -> Experiment:
 def resume(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     """Paused to running; a new phase, because who comes back may not be who left."""
     experiment = _locked(experiment, State.PAUSED)
+    check_room(experiment)
     _move(actor, "resume", experiment, State.RUNNING, why)
     open_phase(experiment)
     return experiment
@@ -254,11 +258,7 @@ def _locked(experiment: Experiment, *allowed: str) -> Experiment:
 def _move(actor: str, action: str, experiment: Experiment, state: str, why: str) -> None:
     before = {"state": experiment.state}
     experiment.state = state
-    try:
-        with transaction.atomic():
-            experiment.save()
-    except IntegrityError as error:
-        raise WrongState(f"use case {experiment.use_case.slug!r} already runs an experiment") from error
+    experiment.save()
     audit.record(
         actor,
         action,
@@ -287,6 +287,9 @@ def open_phase(experiment: Experiment) -> None:
         grading=model_grader(staying[0].checkpoint.model).identity if staying else "",
         started_at=timezone.now(),
     )
+    # A ramp holds each step anew in a phase of its own: of this one nothing is known yet.
+    Experiment.objects.filter(pk=experiment.pk).update(coverage_since=Now())
+    experiment.refresh_from_db(fields=["coverage_since"])
 
 
 def _close_phase(experiment: Experiment) -> None:

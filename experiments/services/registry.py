@@ -108,6 +108,9 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
     fields["policy"] = valid_policy(policy)
     if "checkpoint" in fields:
         check_capability(fields["checkpoint"], policy)
+        known = UseCase.objects.filter(slug=slug).first()
+        for context, spec in (known.policies_by_context if known else {}).items():
+            check_capability(fields["checkpoint"], spec, f"policies_by_context.{context}")
     return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
 
 
@@ -120,8 +123,24 @@ class IssuedKey:
 
 
 @transaction.atomic
-def issue_api_key(actor: str, name: str, use_case: UseCase, scopes: Sequence[str]) -> IssuedKey:
+def issue_api_key(
+    actor: str,
+    name: str,
+    use_case: UseCase,
+    scopes: Sequence[str],
+    *,
+    further: Sequence[UseCase] = (),
+    any_use_case: bool = False,
+) -> IssuedKey:
     """Make an API key whose requests go to ``use_case`` unless they name another.
+
+    Args:
+        actor: who does it.
+        name: what it is for.
+        use_case: its own; labels and management are of this one alone.
+        scopes: what it may do.
+        further: the use cases that its requests may name besides.
+        any_use_case: whether they may name any.
 
     Raises:
         InvalidInput: an unknown scope, or none.
@@ -131,9 +150,16 @@ def issue_api_key(actor: str, name: str, use_case: UseCase, scopes: Sequence[str
         raise InvalidInput(f"scopes must be some of {', '.join(sorted(known))}, got {list(scopes)}", "scopes")
     token = _KEY_PREFIX + secrets.token_urlsafe(32)
     key = ApiKey.objects.create(
-        name=name, prefix=token[:8], digest=api_key_digest(token), use_case=use_case, scopes=sorted(scopes)
+        name=name,
+        prefix=token[:8],
+        digest=api_key_digest(token),
+        use_case=use_case,
+        scopes=sorted(scopes),
+        any_use_case=any_use_case,
     )
-    audit.record(actor, "issue API key", key, after={"name": name, "scopes": key.scopes})
+    key.use_cases.set(further)
+    reach = {"use_cases": sorted({use_case.slug, *(row.slug for row in further)}), "any_use_case": any_use_case}
+    audit.record(actor, "issue API key", key, after={"name": name, "scopes": key.scopes} | reach)
     announce_change()
     return IssuedKey(key, token)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.assignment import bucket_ranges
+from collections import defaultdict
+from collections.abc import Sequence
+
+from experiments.assignment import BUCKETS, Slice, bucket_ranges, layer_salt
 from experiments.models import ApiKey, Experiment, UseCase
 from experiments.policies import policy_from_spec, policy_version
 from experiments.routing import Arm, KeyGrant, Route, Routing, RunningExperiment
@@ -15,21 +18,26 @@ def load_routing(version: int) -> Routing:
         version: the configuration's version, read before the call.
     """
     keys = {
-        key.digest: KeyGrant(key.use_case.slug, frozenset(key.scopes))
-        for key in ApiKey.objects.filter(revoked_at=None).select_related("use_case")
+        key.digest: _grant(key)
+        for key in ApiKey.objects.filter(revoked_at=None).select_related("use_case").prefetch_related("use_cases")
     }
-    running = {
-        experiment.use_case_id: experiment
-        for experiment in Experiment.objects.filter(state=Experiment.State.RUNNING).prefetch_related("variants")
-    }
+    running = defaultdict(list)
+    of_all = Experiment.objects.filter(state=Experiment.State.RUNNING).select_related("use_case")
+    for experiment in of_all.prefetch_related("variants").order_by("pk"):
+        running[experiment.use_case_id].append(experiment)
     routes = {
-        use_case.slug: _route(use_case, running.get(use_case.pk))
+        use_case.slug: _route(use_case, running[use_case.pk])
         for use_case in UseCase.objects.select_related("checkpoint__model")
     }
     return Routing(version, keys, routes)
 
 
-def _route(use_case: UseCase, experiment: Experiment | None) -> Route:
+def _grant(key: ApiKey) -> KeyGrant:
+    further = frozenset(use_case.slug for use_case in key.use_cases.all())
+    return KeyGrant(key.use_case.slug, frozenset(key.scopes), further, key.any_use_case)
+
+
+def _route(use_case: UseCase, experiments: Sequence[Experiment]) -> Route:
     model = use_case.checkpoint.model
     return Route(
         use_case_id=use_case.pk,
@@ -38,8 +46,16 @@ def _route(use_case: UseCase, experiment: Experiment | None) -> Route:
         temperature=model.temperature,
         deadline_seconds=use_case.deadline_seconds,
         in_force=_arm(use_case.checkpoint_id, use_case.policy),
-        experiment=_running(experiment) if experiment else None,
+        experiments=tuple(found for found in map(_running, experiments) if found is not None),
+        holdout=_holdout(use_case),
+        by_context={name: _arm(use_case.checkpoint_id, spec) for name, spec in use_case.policies_by_context.items()},
     )
+
+
+def _holdout(use_case: UseCase) -> Slice | None:
+    if use_case.holdout == 0:
+        return None
+    return Slice(use_case.holdout_salt, 0, round(use_case.holdout * BUCKETS))
 
 
 def _running(experiment: Experiment) -> RunningExperiment | None:
@@ -60,7 +76,15 @@ def _running(experiment: Experiment) -> RunningExperiment | None:
         phase_started_at=phase.started_at.timestamp(),
         audit_every=experiment.audit_every,
         shadow_share=experiment.shadow_share,
+        layer=_layer(experiment),
     )
+
+
+def _layer(experiment: Experiment) -> Slice | None:
+    if not experiment.layer:
+        return None
+    salt = layer_salt(experiment.use_case.slug, experiment.layer)
+    return Slice(salt, experiment.layer_low, experiment.layer_high)
 
 
 def _arm(checkpoint_id: int, policy: dict[str, object], variant_id: int | None = None, key: str | None = None) -> Arm:

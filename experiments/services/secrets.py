@@ -24,6 +24,11 @@ def api_key_digest(token: str) -> str:
     return _keyed_hash("api-key", token)
 
 
+def forced_variant_signature(experiment_id: int, variant: str, expires: int) -> str:
+    """What shows that the server let a tester ask for a variant until then: 64 hex digits."""
+    return _keyed_hash("force-variant", f"{experiment_id}:{variant}:{expires}")
+
+
 def unit_digest(unit: str) -> str:
     """What is stored of a unit id: 32 hex digits."""
     return _keyed_hash("unit", unit)[:32]

@@ -17,7 +17,7 @@ from experiments.gateway.observing import Observation
 from experiments.routing import Arm, Route
 
 CHECKPOINT = 3
-ROUTE = Route(1, "sums", "tiny", 0.0, 60.0, Arm(CHECKPOINT, {"name": "full"}, "v1"), None)
+ROUTE = Route(1, "sums", "tiny", 0.0, 60.0, Arm(CHECKPOINT, {"name": "full"}, "v1"))
 
 
 def seen(key: str = "ck_a", content_length: int | None = None) -> Observation:

@@ -24,7 +24,7 @@ from workers.engines.scripted_engine import Script, ScriptedAnswer, ScriptedEngi
 from workers.served import ServedCheckpoint
 
 CHECKPOINT = ServedCheckpoint(1, "m/release", "", "openai", ThinkingProfile())
-ROUTE = Route(1, "arithmetic", "m", 0.0, 60.0, Arm(1, {"name": "full", "parameters": {}}, "v1"), None)
+ROUTE = Route(1, "arithmetic", "m", 0.0, 60.0, Arm(1, {"name": "full", "parameters": {}}, "v1"))
 
 
 class Streams:

@@ -14,8 +14,8 @@ from experiments.gateway import routing_cache
 from experiments.gateway.admission import admission_record, decide
 from experiments.gateway.chat_request import parse_chat_request
 from experiments.gateway.errors import ApiError
-from experiments.gateway.routing_cache import UNWATCHED_AFTER_SECONDS, RoutingCache
-from experiments.routing import Arm, Route, Routing, RunningExperiment
+from experiments.gateway.routing_cache import RoutingCache
+from experiments.routing import UNWATCHED_AFTER_SECONDS, Arm, Route, Routing, RunningExperiment
 
 FULL = Arm(1, {"name": "full"}, "v1", 10, "full")
 SHORT = Arm(1, {"name": "confidence"}, "v2", 11, "short")
@@ -36,7 +36,7 @@ class FakeRedis:
 
 def route(**options: Any) -> Route:
     experiment = RunningExperiment(7, 70, "salt", "user", ((0.0, 0.0), (0.0, 1.0)), (FULL, SHORT), **options)
-    return Route(1, "arithmetic", "tiny", 0.0, 60.0, Arm(1, {"name": "full"}, "v1"), experiment)
+    return Route(1, "arithmetic", "tiny", 0.0, 60.0, Arm(1, {"name": "full"}, "v1"), (experiment,))
 
 
 def request(**metadata: str) -> Any:

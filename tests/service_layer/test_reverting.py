@@ -68,7 +68,7 @@ def test_a_breached_guardrail_ends_the_experiment_when_it_was_the_last_treatment
 
 def test_the_other_arms_go_on_in_a_new_phase_and_keep_their_units(use_case: UseCase, admit: Admit) -> None:
     phase = run(use_case, third=True, guardrails=RAIL)
-    before = load_routing(1).routes["arithmetic"].experiment
+    (before,) = load_routing(1).routes["arithmetic"].experiments
     traffic(admit, phase, short=EMPTY)
     look(phase.experiment_id)
     experiment = Experiment.objects.get()
@@ -77,7 +77,7 @@ def test_the_other_arms_go_on_in_a_new_phase_and_keep_their_units(use_case: UseC
     assert newest is not None
     assert newest.number == 2
     assert newest.weights == pytest.approx({"full": 2 / 3, "shorter": 1 / 3})
-    after = load_routing(2).routes["arithmetic"].experiment
+    (after,) = load_routing(2).routes["arithmetic"].experiments
     assert before is not None
     assert after is not None
     kept = dict(zip([arm.variant_key for arm in after.arms], after.ranges, strict=True))
