@@ -85,6 +85,7 @@ class ServeRequest(_Message):
     deadline_at: float
     traceparent: str = ""
     client_cap: int | None = None
+    stop: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ async def _generate(
         sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
         stream=request.stream,
         client_cap=request.client_cap,
+        stop=tuple(request.stop),
     )
     async for event in engine.generate(generation):
         if isinstance(event, Delta):

@@ -117,6 +117,7 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         seed=request.seed,
         max_tokens=request.max_tokens,
         client_cap=request.client_cap,
+        stop=list(request.stop),
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         traceparent=seen.traceparent if (seen := current()) else "",

@@ -16,6 +16,8 @@ from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 
 _SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 500
 _KNOWN = {
     "model",
     "messages",
@@ -26,6 +28,7 @@ _KNOWN = {
     "seed",
     "max_tokens",
     "max_completion_tokens",
+    "stop",
     "n",
     "reasoning_effort",
     "thinking_token_budget",
@@ -43,6 +46,7 @@ class ChatRequest:
         conversation: the conversation's id, from ``metadata.conversation_id``.
         segment: a segment of the report, from ``metadata.segment``.
         client_cap: the client's own limit on thinking tokens; the smaller of it and the policy's holds.
+        stop: strings that end the answer.
     """
 
     model: str
@@ -58,6 +62,7 @@ class ChatRequest:
     reference: str | None
     segment: str = ""
     client_cap: int | None = None
+    stop: tuple[str, ...] = ()
 
     @property
     def prompt_characters(self) -> int:
@@ -98,6 +103,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         reference=_reference(metadata),
         segment=_segment(metadata),
         client_cap=client_cap(_effort(data), _integer(data, "thinking_token_budget", 1, 10**9)),
+        stop=_stop(data.get("stop")),
     )
 
 
@@ -196,6 +202,19 @@ def _max_tokens(data: Mapping[str, Any]) -> int | None:
     newer = _integer(data, "max_completion_tokens", 1, 10**9)
     older = _integer(data, "max_tokens", 1, 10**9)
     return older if newer is None else newer
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(text, str) and text for text in strings):
+        raise invalid("stop", "stop must be text or a list of texts, none of them empty")
+    if len(strings) > MAX_STOPS:
+        raise invalid("stop", f"stop must have at most {MAX_STOPS} strings, got {len(strings)}")
+    if (length := max(map(len, strings), default=0)) > MAX_STOP_LENGTH:
+        raise invalid("stop", f"stop must have strings of at most {MAX_STOP_LENGTH} characters, got {length}")
+    return tuple(strings)
 
 
 def _top_p(data: Mapping[str, Any]) -> float:

@@ -80,6 +80,7 @@ class GenerationRequest:
             exit falls on the same step as when it was decoded. Then decoding goes on from there.
         forced_end: whether thinking ended there by itself, so that the answer follows.
         client_cap: the client's own limit on thinking tokens, or None; the smaller of it and the policy's holds.
+        stop: strings that end decoding where the answer comes to one of them; it is no part of the text.
     """
 
     id: str
@@ -90,6 +91,7 @@ class GenerationRequest:
     forced_thinking: str = ""
     forced_end: bool = False
     client_cap: int | None = None
+    stop: Sequence[str] = ()
 
     @property
     def has_record(self) -> bool:

@@ -43,6 +43,7 @@ def can_relay(server: RemoteServer, request: GenerationRequest) -> bool:
         and not request.policy.signals
         and effective_cap(request.policy, request.client_cap) is None
         and not request.has_record
+        and not request.stop  # the server would look for them in the thought too
     )
 
 
