@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def scanned(pieces: list[str], strings: list[str]) -> tuple[list[str], bool]:
 @given(texts, stops, st.lists(st.integers(0, 20), max_size=6))
 def test_the_cut_of_the_text_into_pieces_makes_no_difference(text: str, strings: list[str], cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(text)]
-    pieces = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [text[a:b] for a, b in pairwise(places)]
     parts, found = scanned(pieces, strings)
     whole, found_whole = scanned(list(text), strings)
     assert ("".join(parts), found) == ("".join(whole), found_whole)
