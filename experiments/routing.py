@@ -54,6 +54,7 @@ class Route:
     deadline_seconds: float
     in_force: Arm
     experiment: RunningExperiment | None
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)

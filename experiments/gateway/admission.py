@@ -9,8 +9,9 @@ from typing import Any
 
 from experiments import wire
 from experiments.assignment import is_drawn
+from experiments.eligibility import Passes, by_full, never, set_aside, unserved
 from experiments.gateway.chat_request import ChatRequest
-from experiments.gateway.errors import ApiError
+from experiments.gateway.errors import ApiError, invalid
 from experiments.gateway.observing import current
 from experiments.routing import Assignment, Route, Routing, RunningExperiment, assign
 from experiments.services.secrets import api_key_digest, unit_digest
@@ -22,6 +23,7 @@ class Admitted:
 
     Attributes:
         deadline_at: seconds since the epoch.
+        ineligible: what its policies are not made for, so that `full` serves it.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Admitted:
     assignment: Assignment
     admitted_at: float
     deadline_at: float
+    ineligible: tuple[str, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -39,6 +42,8 @@ class Admitted:
             headers["x-curtail-variant"] = self.assignment.arm.variant_key or ""
         if self.assignment.suspended:
             headers["x-curtail-suspended"] = "no recent look"
+        if self.ineligible:
+            headers["x-curtail-ineligible"] = ", ".join(self.ineligible)
         return headers
 
 
@@ -57,16 +62,19 @@ def authorise(routing: Routing, authorization: str | None) -> Route:
     return routing.routes[grant.use_case]
 
 
-def decide(route: Route, request: ChatRequest, unwatched: frozenset[int] = frozenset()) -> Admitted:
+def decide(
+    route: Route, request: ChatRequest, unwatched: frozenset[int] = frozenset(), passes: Passes = never
+) -> Admitted:
     """Assign the request and give it an id and a deadline.
 
     Args:
         route: its use case.
         request: what it asks for.
         unwatched: ids of the experiments without a recent look.
+        passes: whether the server of a checkpoint applies a policy to requests that it gets as they are.
 
     Raises:
-        ApiError: 404 when it asks for a model that its use case does not serve.
+        ApiError: 404 when it asks for a model that its use case does not serve, 400 for what no engine of it can do.
     """
     if request.model not in (route.model, route.slug):
         raise ApiError(
@@ -75,10 +83,15 @@ def decide(route: Route, request: ChatRequest, unwatched: frozenset[int] = froze
             "model_not_found",
             "model",
         )
+    if (refused := unserved(route.engine, request.features, request.sampling)) is not None:
+        param, why = refused
+        raise invalid(param, f"{param} is not served by this model: {why}", "unsupported_parameter")
+    ineligible = set_aside(route, request.features, passes)
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
     units = {"conversation": request.conversation, "user": request.user, "request": request_id}
     now = time.time()
-    return Admitted(request_id, route, assign(route, units, unwatched), now, now + route.deadline_seconds)
+    assignment = by_full(route) if ineligible else assign(route, units, unwatched)
+    return Admitted(request_id, route, assignment, now, now + route.deadline_seconds, ineligible)
 
 
 def admission_record(admitted: Admitted, request: ChatRequest) -> wire.AdmissionRecord:
@@ -100,7 +113,7 @@ def admission_record(admitted: Admitted, request: ChatRequest) -> wire.Admission
         prompt_characters=request.prompt_characters,
         segment=request.segment,
         sampling=_sampling(admitted, request),
-        **_draws(admitted.id, experiment),
+        **_draws(admitted.id, experiment, may_shadow=not request.stop),
     )
 
 
@@ -118,6 +131,8 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         max_tokens=request.max_tokens,
         client_cap=request.client_cap,
         stop=list(request.stop),
+        passthrough=request.passthrough,
+        extra_sampling=dict(request.sampling),
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         traceparent=seen.traceparent if (seen := current()) else "",
@@ -138,13 +153,16 @@ def _temperature(admitted: Admitted, request: ChatRequest) -> float:
     return admitted.route.temperature if request.temperature is None else request.temperature
 
 
-def _draws(request_id: str, experiment: RunningExperiment | None) -> dict[str, Any]:
-    """What the samples of an experiment say to this request; drawn here, before anything is known of its answer."""
+def _draws(request_id: str, experiment: RunningExperiment | None, *, may_shadow: bool) -> dict[str, Any]:
+    """What the samples of an experiment say to this request; drawn here, before anything is known of its answer.
+
+    A shadow run knows no stop strings, so its answer would be another.
+    """
     if experiment is None:
         return {}
     every, salt = experiment.audit_every, experiment.salt
     return {
         "audit_every": every,
         "audited": every > 0 and is_drawn(salt, "audit", request_id, 1 / every),
-        "shadowed": is_drawn(salt, "shadow", request_id, experiment.shadow_share),
+        "shadowed": may_shadow and is_drawn(salt, "shadow", request_id, experiment.shadow_share),
     }

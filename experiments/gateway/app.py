@@ -13,7 +13,8 @@ import redis.exceptions
 from experiments.asyncio_tasks import end_tasks
 from experiments.gateway.admission import Admitted, authorise, decide
 from experiments.gateway.answering import send_stream, send_whole, watched
-from experiments.gateway.chat_request import parse_chat_request
+from experiments.gateway.chat_request import ChatRequest, parse_chat_request
+from experiments.gateway.completion_request import parse_completion_request
 from experiments.gateway.errors import ApiError
 from experiments.gateway.health import hosted_checkpoints
 from experiments.gateway.hosted import HostedServing
@@ -31,6 +32,7 @@ from experiments.gateway.observing import Observation, current
 from experiments.gateway.operations import DEFAULTS, PAGES, Operations, Options
 from experiments.gateway.remote import RemoteServing
 from experiments.gateway.replies import Replies
+from experiments.gateway.responses import ChatShape, Shape, TextShape
 from experiments.gateway.routing_cache import RoutingCache
 from experiments.gateway.stream_writer import RedisAppender, StreamWriter
 from experiments.routing import Routing
@@ -69,6 +71,7 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self.operations = Operations(options)
         self._gate = self.operations.gate
+        self._dialect = options.dialect
 
     async def start(self) -> None:
         """Connect, load the routing, start reading replies. Call it in the serving event loop."""
@@ -157,6 +160,7 @@ class Gateway:
     def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         routes = {
             "/v1/chat/completions": ("POST", self._chat_completions),
+            "/v1/completions": ("POST", self._completions),
             "/v1/models": ("GET", self._models),
         }
         method, handler = routes.get(scope["path"].rstrip("/"), ("", None))
@@ -168,18 +172,34 @@ class Gateway:
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = authorise(self._routing.current, header(scope, b"authorization"))
-        model = {"id": route.model, "object": "model", "created": 0, "owned_by": "curtail"}
-        await send_json(send, 200, {"object": "list", "data": [model]})
+        # Both names are taken; they may be the same.
+        names = dict.fromkeys((route.model, route.slug))
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "curtail"} for name in names]
+        await send_json(send, 200, {"object": "list", "data": models})
 
     async def _chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = authorise(self._routing.current, header(scope, b"authorization"))
-        request = parse_chat_request(await read_body(receive))
-        admitted = decide(route, request, self._routing.unwatched())
-        answer = send_stream if request.stream else send_whole
+        request = parse_chat_request(await read_body(receive), self._dialect)
+        admitted = decide(route, request, self._routing.unwatched(), self._remote.passes)
+        shape = ChatShape(admitted, request, self._dialect.reasoning_field)
+        await self._answer(admitted, request, shape, receive, send)
+
+    async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = authorise(self._routing.current, header(scope, b"authorization"))
+        request = parse_completion_request(await read_body(receive), self._dialect)
+        admitted = decide(route, request, self._routing.unwatched(), self._remote.passes)
+        await self._answer(admitted, request, TextShape(admitted, request), receive, send)
+
+    async def _answer(
+        self, admitted: Admitted, request: ChatRequest, shape: Shape, receive: Receive, send: Send
+    ) -> None:
         with self._gate.admit(current(), admitted, request):
             async with self._serving(admitted).serve(admitted, request) as events:
                 with watched(admitted, receive, events):
-                    await answer(admitted, request, events, send)
+                    if request.stream:
+                        await send_stream(admitted, shape, events, send, include_usage=request.include_usage)
+                    else:
+                        await send_whole(admitted, shape, events, send)
 
     def _serving(self, admitted: Admitted) -> HostedServing | RemoteServing:
         return self._remote if self._remote.serves(admitted.assignment.arm.checkpoint_id) else self._hosted
