@@ -13,7 +13,7 @@ from experiments.gateway.errors import invalid
 from experiments.gateway.fields import boolean, integer, json_object, number, shown, text
 from experiments.gateway.messages import read_messages
 from experiments.gateway.special import Special, read_special, read_unknown
-from experiments.gateway.thinking_budget import DEFAULT_EFFORT_CAPS, client_cap
+from experiments.gateway.thinking_budget import client_cap
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 from experiments.policies import RequestFeature
 
@@ -94,10 +94,12 @@ def parse_chat_request(body: bytes, dialect: Dialect = DEFAULT) -> ChatRequest:
     data = json_object(body)
     special = read_special(data)
     read_unknown(data, _KNOWN, dialect.unknown_parameters, special)
-    return read_request(data, read_messages(data.get("messages"), special), special)
+    return read_request(data, read_messages(data.get("messages"), special), special, dialect)
 
 
-def read_request(data: Mapping[str, Any], messages: list[dict[str, Any]], special: Special) -> ChatRequest:
+def read_request(
+    data: Mapping[str, Any], messages: list[dict[str, Any]], special: Special, dialect: Dialect
+) -> ChatRequest:
     """The request of these messages, with the parameters that chats and plain completions share. Raises ApiError."""
     stream = boolean(data, "stream")
     metadata = _metadata(data)
@@ -114,7 +116,7 @@ def read_request(data: Mapping[str, Any], messages: list[dict[str, Any]], specia
         conversation=metadata.get("conversation_id"),
         reference=_reference(metadata),
         segment=_segment(metadata),
-        client_cap=client_cap(_effort(data), integer(data, "thinking_token_budget", 1, 10**9)),
+        client_cap=_client_cap(data, dialect.effort_caps),
         stop=_stop(data.get("stop")),
         features=special.features,
         passed=special.passed,
@@ -122,12 +124,12 @@ def read_request(data: Mapping[str, Any], messages: list[dict[str, Any]], specia
     )
 
 
-def _effort(data: Mapping[str, Any]) -> str | None:
+def _client_cap(data: Mapping[str, Any], effort_caps: Mapping[str, int | None]) -> int | None:
     effort = text(data, "reasoning_effort")
-    if effort is not None and effort not in DEFAULT_EFFORT_CAPS:
-        known = ", ".join(DEFAULT_EFFORT_CAPS)
+    if effort is not None and effort not in effort_caps:
+        known = ", ".join(effort_caps)
         raise invalid("reasoning_effort", f"reasoning_effort must be one of {known}, got {shown(effort)}")
-    return effort
+    return client_cap(effort, integer(data, "thinking_token_budget", 1, 10**9), effort_caps)
 
 
 def _metadata(data: Mapping[str, Any]) -> dict[str, str]:

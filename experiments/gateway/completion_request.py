@@ -31,7 +31,7 @@ def parse_completion_request(body: bytes, dialect: Dialect = DEFAULT) -> ChatReq
     for name in special.features.values():
         # A chat that a server gets as it is would not come back as a plain completion.
         raise invalid(name, f"{shown(name)} is only forwarded with chats", "unsupported_parameter")
-    return read_request(data, [{"role": "user", "content": _prompt(data.get("prompt"))}], special)
+    return read_request(data, [{"role": "user", "content": _prompt(data.get("prompt"))}], special, dialect)
 
 
 def _refuse_unserved(data: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from experiments.gateway.thinking_budget import DEFAULT_EFFORT_CAPS
 
 
 class ReasoningField(StrEnum):
@@ -29,10 +32,15 @@ class UnknownParameters(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The choices; settings of the same names make them."""
+    """The choices; settings of the same names make them.
+
+    Attributes:
+        effort_caps: the most thinking tokens that each ``reasoning_effort`` stands for; None: no limit.
+    """
 
     reasoning_field: ReasoningField = ReasoningField.REASONING
     unknown_parameters: UnknownParameters = UnknownParameters.REFUSE
+    effort_caps: Mapping[str, int | None] = field(default_factory=lambda: DEFAULT_EFFORT_CAPS)
 
 
 DEFAULT = Dialect()

@@ -43,7 +43,11 @@ def _options() -> Options:
             max_open_requests=settings.MAX_OPEN_REQUESTS,
             body_timeout_seconds=settings.BODY_TIMEOUT_SECONDS,
         ),
-        dialect=Dialect(ReasoningField(settings.REASONING_FIELD), UnknownParameters(settings.UNKNOWN_PARAMETERS)),
+        dialect=Dialect(
+            ReasoningField(settings.REASONING_FIELD),
+            UnknownParameters(settings.UNKNOWN_PARAMETERS),
+            settings.EFFORT_CAPS,
+        ),
         access_logger=logger() if settings.ACCESS_LOG else None,
         tracer=configured_tracer("curtail-gateway"),
         ask_database=off_thread(_ask_database),

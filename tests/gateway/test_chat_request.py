@@ -12,6 +12,7 @@ import pytest
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
 from experiments.gateway.dialect import Dialect, UnknownParameters
 from experiments.gateway.errors import ApiError
+from experiments.gateway.thinking_budget import read_effort_caps
 from experiments.grading import MAX_REFERENCE_LENGTH
 from experiments.policies import RequestFeature
 
@@ -344,6 +345,21 @@ def test_an_error_keeps_itself_on_its_way_through_a_context_manager(status: int)
 )
 def test_the_smaller_of_effort_and_budget_is_the_clients_cap(fields: dict[str, Any], cap: int | None) -> None:
     assert parse(**fields).client_cap == cap
+
+
+def test_an_operators_own_caps_of_efforts_hold() -> None:
+    dialect = Dialect(effort_caps=read_effort_caps(["low=77", "medium = unlimited", "high=9000"]))
+    caps = []
+    for effort in ("minimal", "low", "medium", "high"):
+        body = orjson.dumps({"model": "tiny", "messages": [USER], "reasoning_effort": effort})
+        caps.append(parse_chat_request(body, dialect).client_cap)
+    assert caps == [256, 77, None, 9000]
+
+
+@pytest.mark.parametrize("item", ["low", "low=", "low=0", "low=many", "most=7", "low=9999999999999999", "low=1.5"])
+def test_a_cap_of_an_effort_that_is_none_is_refused(item: str) -> None:
+    with pytest.raises(ValueError, match=r"must be (one of|unlimited)"):
+        read_effort_caps([item])
 
 
 @pytest.mark.parametrize("fields", [{"reasoning_effort": "most"}, {"thinking_token_budget": 0}])
