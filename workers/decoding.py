@@ -6,10 +6,13 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import orjson
+
 from experiments import wire
-from experiments.policies import policy_from_spec
+from experiments.policies import Policy, policy_from_spec
 from workers.engines.base import (
     Delta,
     DeltaKind,
@@ -107,6 +110,12 @@ def failed(
     return Ended(record, wire.ReplyEvent(request.id, "error", _error(message, code, status)))
 
 
+@lru_cache(maxsize=1024)
+def _policy(spec: bytes) -> Policy:
+    """The policy of a JSON form: a frozen value, so the same for all requests that name it."""
+    return policy_from_spec(orjson.loads(spec))
+
+
 async def _generate(
     engine: Engine, request: wire.ServeRequest, on_text: Callable[[wire.ReplyEvent], None]
 ) -> GenerationResult:
@@ -116,7 +125,7 @@ async def _generate(
     generation = GenerationRequest(
         id=request.id,
         messages=request.messages,
-        policy=policy_from_spec(request.policy),
+        policy=_policy(orjson.dumps(request.policy)),
         sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
         stream=request.stream,
         client_cap=request.client_cap,

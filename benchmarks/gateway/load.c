@@ -2,6 +2,7 @@
  *
  *     load PORT PATH CONNECTIONS SECONDS WARM_UP_SECONDS HEADERS_FILE BODY_FILE
  *
+ * Connections begin one after the other over the warm-up: paced streams that began together would beat together.
  * Writes one JSON object: answers per second, and quantiles in microseconds of the whole answer, of the first text and
  * of the time that texts "t=<nanoseconds>;" were on their way. One thread for each connection.
  */
@@ -26,6 +27,7 @@ typedef struct {
 } Sample;
 
 typedef struct {
+    long begins;
     Sample whole, first, transit;
     long errors, answers;
     char wrong[200];
@@ -110,6 +112,8 @@ static void *load(void *argument) {
     Result *result = argument;
     char *buffer = malloc(BUFFER);
     int fd = -1;
+    struct timespec begins = {.tv_sec = result->begins / 1000000000L, .tv_nsec = result->begins % 1000000000L};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &begins, NULL);
     while (now() < ends) {
         if (fd < 0 && (fd = dial()) < 0) {
             result->errors++;
@@ -192,6 +196,7 @@ int main(int count, char **arguments) {
     pthread_attr_t small;
     pthread_attr_init(&small);
     pthread_attr_setstacksize(&small, 1 << 17);
+    for (int n = 0; n < connections; n++) results[n].begins = starts - (long)(warm_up * 1e9 * (1 - (double)n / connections));
     for (int n = 0; n < connections; n++) pthread_create(&threads[n], &small, load, &results[n]);
     long answers = 0, errors = 0;
     const char *wrong = "";

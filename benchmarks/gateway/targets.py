@@ -101,7 +101,7 @@ def curtail(folder: Path, direct: Target) -> Iterator[Target]:
     server = {"base_url": f"http://127.0.0.1:{direct.port}/v1", "model": UPSTREAM_MODEL}
     described = {"continues": "chat", "reasoning_fields": True, "reasoning_usage": True}
     (model / "server.json").write_text(json.dumps(server | described))
-    environment = {**os.environ, "CURTAIL_HOME": str(home)}
+    environment = {**os.environ, "CURTAIL_HOME": str(home), "CURTAIL_ACCESS_LOG": "0"}
     manage = [sys.executable, str(ROOT / "manage.py")]
     with _process([*manage, "serve", "--port", str(port)], folder / "curtail.log", env=environment, cwd=ROOT):
         _wait_until_listens(port)

@@ -16,7 +16,7 @@ def _purpose_key(secret: str, purpose: str) -> bytes:
 
 def _keyed_hash(purpose: str, text: str) -> str:
     key = _purpose_key(settings.SECRET_KEY, purpose)
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, text.encode(), "sha256").hex()
 
 
 def api_key_digest(token: str) -> str:

@@ -6,6 +6,7 @@ uvicorn alone closes its sockets at the first signal, waits without end for open
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from types import FrameType
 from typing import Any
@@ -83,6 +84,9 @@ def main(host: str, port: int) -> None:
         timeout_graceful_shutdown=PAGES_GRACE_SECONDS,
         log_config=None,
     )
+    # What is loaded by now stays: a full collection would go over all of Django while every stream waits.
+    gc.collect()
+    gc.freeze()
     server = DrainingServer(config, asgi.gateway, settings.DRAIN_SECONDS)
     server.run()
     if not server.started:

@@ -145,6 +145,26 @@ def test_an_unlabelled_audit_is_due_and_one_without_an_answer_is_incorrect(admit
     assert [moments(phase).total(name) for name in ("due", "labelled", "correct")] == [2, 2, 1]
 
 
+def test_the_estimate_of_an_audit_is_the_one_weighted_by_the_recorded_probabilities(admit: Admit, phase: Phase) -> None:
+    """Hajek's estimator (Comment on Basu, 1971): sum of y / p over sum of 1 / p."""
+    Experiment.objects.update(estimand_source="audit", audit_every=3)
+    phase.refresh_from_db()
+    records = [
+        admit(f"r{n}", phase=phase, variant="full", unit=f"u{n % 5}", audited=n % 3 == 0, audit_every=3)
+        for n in range(30)
+    ]
+    ingest(records, [answered(record.id) for record in records])
+    drawn = [record.id for record in records if record.audited]
+    submit_labels([NewLabel(name, source="audit", correct=n % 4 > 0) for n, name in enumerate(drawn)])
+    count(phase)
+    labels = Label.objects.filter(admission__audited=True)
+    weights = [(label.admission.audit_every, label.correct) for label in labels]
+    weighted = sum(weight * correct for weight, correct in weights) / sum(weight for weight, _ in weights)
+    found = moments(phase)
+    assert found.total("correct") / found.total("labelled") == pytest.approx(weighted)
+    assert 0 < weighted < 1
+
+
 def test_a_stored_audit_label_of_a_request_that_was_not_drawn_counts_for_nothing(admit: Admit, phase: Phase) -> None:
     Experiment.objects.update(estimand_source="audit", audit_every=2)
     phase.refresh_from_db()
