@@ -9,8 +9,9 @@ import orjson
 import pytest
 
 from experiments.eligibility import set_aside, unserved
-from experiments.gateway.admission import decide
+from experiments.gateway.admission import decide, serve_request
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
+from experiments.gateway.dialect import Dialect, UnknownParameters
 from experiments.gateway.errors import ApiError
 from experiments.policies import Policy, RequestFeature
 from experiments.routing import Arm, Route, RunningExperiment
@@ -91,6 +92,16 @@ def test_a_plain_request_is_exposed_as_ever() -> None:
     admitted = decide(route(arms=(FULL, SURE)), request(), passes=always)
     assert admitted.assignment.experiment is not None
     assert "x-curtail-ineligible" not in admitted.headers
+
+
+def test_a_forwarded_parameter_of_sampling_leaves_an_experiment_as_it_is() -> None:
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "1+1"}], "user": "u", "top_k": 3}
+    forward = Dialect(unknown_parameters=UnknownParameters.FORWARD)
+    asked = parse_chat_request(orjson.dumps(body), forward)
+    admitted = decide(route(arms=(FULL, SURE)), asked)
+    assert admitted.assignment.experiment is not None
+    served = serve_request(admitted, asked, "")
+    assert (served.extra_sampling, served.passthrough) == ({"top_k": 3}, None)
 
 
 def test_a_local_engine_refuses_before_admission() -> None:

@@ -12,6 +12,7 @@ from experiments.assignment import is_drawn
 from experiments.eligibility import Passes, by_full, never, set_aside, unserved
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError, invalid
+from experiments.gateway.fields import shown
 from experiments.gateway.observing import current
 from experiments.routing import Assignment, Route, Routing, RunningExperiment, assign
 from experiments.services.secrets import api_key_digest, unit_digest
@@ -62,6 +63,12 @@ def authorise(routing: Routing, authorization: str | None) -> Route:
     return routing.routes[grant.use_case]
 
 
+def unknown_model(route: Route, name: str) -> ApiError:
+    """A 404 about a model that a use case does not serve."""
+    message = f"model must be {route.model!r} (or the use case's name {route.slug!r}), got {shown(name)}"
+    return ApiError(404, message, "model_not_found", "model")
+
+
 def decide(
     route: Route, request: ChatRequest, unwatched: frozenset[int] = frozenset(), passes: Passes = never
 ) -> Admitted:
@@ -77,12 +84,7 @@ def decide(
         ApiError: 404 when it asks for a model that its use case does not serve, 400 for what no engine of it can do.
     """
     if request.model not in (route.model, route.slug):
-        raise ApiError(
-            404,
-            f"model must be {route.model!r} (or the use case's name {route.slug!r}), got {request.model!r}",
-            "model_not_found",
-            "model",
-        )
+        raise unknown_model(route, request.model)
     if (refused := unserved(route.engine, request.features, request.sampling)) is not None:
         param, why = refused
         raise invalid(param, f"{param} is not served by this model: {why}", "unsupported_parameter")

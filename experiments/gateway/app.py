@@ -11,7 +11,7 @@ from typing import Any
 import redis.exceptions
 
 from experiments.asyncio_tasks import end_tasks
-from experiments.gateway.admission import Admitted, authorise, decide
+from experiments.gateway.admission import Admitted, authorise, decide, unknown_model
 from experiments.gateway.answering import send_stream, send_whole, watched
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
 from experiments.gateway.completion_request import parse_completion_request
@@ -32,7 +32,7 @@ from experiments.gateway.observing import Observation, current
 from experiments.gateway.operations import DEFAULTS, PAGES, Operations, Options
 from experiments.gateway.remote import RemoteServing
 from experiments.gateway.replies import Replies
-from experiments.gateway.responses import ChatShape, Shape, TextShape
+from experiments.gateway.responses import ChatShape, Shape, TextShape, models
 from experiments.gateway.routing_cache import RoutingCache
 from experiments.gateway.stream_writer import RedisAppender, StreamWriter
 from experiments.routing import Routing
@@ -40,6 +40,7 @@ from workers.engines.base import Engine
 from workers.served import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
+_ONE_MODEL = "/v1/models/"
 # How requests end that a shutdown can't wait for, and how long their clients have to be told.
 DRAINED = {"status": 503, "code": "draining", "message": "this gateway shuts down and could not wait for the answer"}
 DRAINED_GRACE_SECONDS = 2.0
@@ -163,7 +164,10 @@ class Gateway:
             "/v1/completions": ("POST", self._completions),
             "/v1/models": ("GET", self._models),
         }
-        method, handler = routes.get(scope["path"].rstrip("/"), ("", None))
+        path = scope["path"].rstrip("/")
+        method, handler = routes.get(path, ("", None))
+        if path.startswith(_ONE_MODEL):
+            method, handler = "GET", self._model
         if handler is None:
             raise ApiError(404, f"no such path: {scope['path']}", "not_found")
         if scope["method"] != method:
@@ -172,10 +176,15 @@ class Gateway:
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = authorise(self._routing.current, header(scope, b"authorization"))
-        # Both names are taken; they may be the same.
-        names = dict.fromkeys((route.model, route.slug))
-        models = [{"id": name, "object": "model", "created": 0, "owned_by": "curtail"} for name in names]
-        await send_json(send, 200, {"object": "list", "data": models})
+        await send_json(send, 200, {"object": "list", "data": list(models(route).values())})
+
+    async def _model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = authorise(self._routing.current, header(scope, b"authorization"))
+        name = scope["path"].removeprefix(_ONE_MODEL).rstrip("/")
+        found = models(route).get(name)
+        if found is None:
+            raise unknown_model(route, name)
+        await send_json(send, 200, found)
 
     async def _chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = authorise(self._routing.current, header(scope, b"authorization"))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from experiments.gateway.admission import Admitted
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.dialect import ReasoningField
+from experiments.routing import Route
 
 Record = Mapping[str, Any]
 Choices = Sequence[Mapping[str, Any]]
@@ -45,6 +46,13 @@ def curtail_extension(record: Record, admitted: Admitted, client_cap: int | None
             "applied_step": record["applied_step"],
             "detail": record["exit_detail"],
         },
+    }
+
+
+def models(route: Route) -> dict[str, dict[str, Any]]:
+    """The models that requests of a route may name, by their names: the model's and the use case's."""
+    return {
+        name: {"id": name, "object": "model", "created": 0, "owned_by": "curtail"} for name in (route.model, route.slug)
     }
 
 

@@ -12,7 +12,7 @@ from experiments.policies import Confidence, ExitReason, Full, TokenBudget
 from experiments.remote_server import Budget, Continues, RemoteServer, Tokens
 from tests.engines.contract import ask, hear, request
 from tests.engines.openai_server import PROFILE, Behaviour, ScriptedServer
-from workers.engines.base import DeltaKind, EngineError, FinishReason, PassesOn
+from workers.engines.base import DeltaKind, EngineError, Finished, FinishReason, PassesOn
 from workers.engines.openai_engine.engine import OpenAIEngine
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}
@@ -157,3 +157,27 @@ async def test_forwarded_sampling_reaches_the_request_and_not_its_trial_answers(
     assert (own["top_k"], own["model"]) == (3, "m")
     probes = [body for body in branches if body.get("continue_final_message") and "top_k" not in body]
     assert probes
+
+
+async def test_cancelling_ends_it_and_lets_go_of_the_server(stack: AsyncExitStack) -> None:
+    served = Served(stack, *(chunk({"content": "a"}) for _ in range(1000)), chunk({}, finish="stop"))
+    served.server.behaviour.pause_seconds = 0.005
+    engine = await served.engine()
+    result = None
+    async for event in engine.generate(request("a", "x", passthrough=TOOLS)):
+        if isinstance(event, Finished):
+            result = event.result
+        else:
+            engine.cancel("a")
+    assert result is not None
+    assert result.finish_reason is FinishReason.CANCELLED
+    assert 0 < len(result.text) < 1000
+
+
+async def test_what_the_server_refuses_is_told_in_its_words(stack: AsyncExitStack) -> None:
+    served = Served(stack, WHOLE)
+    served.server.behaviour.status = 400
+    served.server.behaviour.error = b'{"error": {"message": "tools[0].function.name is too long"}}'
+    with pytest.raises(EngineError, match=r"refuses the request: tools\[0\]\.function\.name is too long") as caught:
+        await ask(await served.engine(), request("a", "x", passthrough=TOOLS))
+    assert caught.value.invalid_request

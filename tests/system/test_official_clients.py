@@ -121,6 +121,9 @@ def test_python_gets_a_plain_completion_as_a_stream(python: openai.OpenAI) -> No
 def test_python_lists_the_names_that_its_key_may_ask_for(python: openai.OpenAI) -> None:
     names = [model.id for model in python.models.list()]
     assert names == ["remote"]
+    assert python.models.retrieve(names[0]).id == "remote"
+    with pytest.raises(openai.NotFoundError):
+        python.models.retrieve("another")
     assert python.chat.completions.create(model=names[0], messages=MESSAGES).choices[0].message.content == "7412"
 
 
@@ -179,6 +182,26 @@ def test_python_gets_several_choices(python: openai.OpenAI, upstream: ScriptedSe
     answer = python.chat.completions.create(**ASKED, n=2)
     assert [choice.message.content for choice in answer.choices] == ["a", "b"]
     assert upstream.seen[0].body["n"] == 2
+
+
+def test_python_gets_logprobs_in_a_stream_and_what_curtail_did_with_its_end(
+    python: openai.OpenAI, upstream: ScriptedServer
+) -> None:
+    told = {"content": [{"token": "7", "logprob": -0.1, "bytes": [55], "top_logprobs": []}]}
+    ended = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    upstream.behaviour.verbatim = [
+        {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "7"}, "logprobs": told}]},
+        {"choices": [ended]},
+        {"choices": [], "usage": USAGE},
+    ]
+    answer: Any = python.chat.completions.create(**ASKED, logprobs=True, top_logprobs=0, stream=True)
+    first, last = list(answer)
+    assert first.choices[0].logprobs.content[0].logprob == -0.1
+    assert (last.choices[0].finish_reason, last.curtail["exit"]["reason"]) == ("stop", "end_of_thinking")
+    assert {name: upstream.seen[0].body[name] for name in ("logprobs", "top_logprobs")} == {
+        "logprobs": True,
+        "top_logprobs": 0,
+    }
 
 
 @pytest.mark.parametrize(
