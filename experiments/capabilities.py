@@ -22,7 +22,7 @@ class EngineTraits:
         signals: what it can measure.
         mixes: whether one policy may read branches and the running request.
         speculative: whether exits are applied with speculative decoding; None: it has none.
-        features: requests that it serves, beyond plain text.
+        features: requests beyond plain text; it passes them on to its server as they are.
         along_records: what it can measure along a recorded thought that is fed, which shadow runs need; None: it feeds
             no records.
         why_not: reasons for what it cannot, by signal.
@@ -70,6 +70,7 @@ ENGINES: Mapping[str, EngineTraits] = {
             "an OpenAI-compatible server",
             frozenset(Signal) - {Signal.END_ENTROPY},
             mixes=False,
+            features=frozenset(RequestFeature),
             along_records=None,
             why_not={Signal.END_ENTROPY: "it tells a few likely tokens only, which gives no entropy"},
         ),
@@ -110,6 +111,8 @@ def capability(
             return Capability(False, "the policy judges a plain answer behind one think phase: not eligible")
         if feature not in engine.features:
             return Capability(False, "the engine serves no such requests")
+        if policy.signals:
+            return Capability(False, "such a request is passed on as it is: nothing is measured in it")
     return YES
 
 

@@ -40,6 +40,15 @@ def refusal(server: RemoteServer, policy: Policy, client_cap: int | None = None)
     return None
 
 
+def passing_refusal(server: RemoteServer, policy: Policy, client_cap: int | None = None) -> str | None:
+    """Why a policy cannot be applied to a request that is passed on to a server as it is; None: it can."""
+    if policy.signals:
+        return f"policy {policy.name} reads signals, and nothing is measured in a request that is passed on as it is"
+    if effective_cap(policy, client_cap) is not None and way(server, policy) is Way.CUT:
+        return "the server has no thinking budget, and a request that is passed on as it is cannot be cut and continued"
+    return refusal(server, policy, client_cap)
+
+
 def way(server: RemoteServer, policy: Policy) -> Way:
     """How the thinking of a request with this policy is ended early."""
     if policy.needs_branch or server.budget is Budget.NONE:

@@ -57,6 +57,7 @@ class Route:
         experiments: those that run; no unit is in more than one of them.
         holdout: units that never enter an experiment.
         by_context: what serves outside experiments in some contexts, instead of ``in_force``.
+        engine: of its model.
     """
 
     use_case_id: int
@@ -68,6 +69,13 @@ class Route:
     experiments: tuple[RunningExperiment, ...] = ()
     holdout: Slice | None = None
     by_context: Mapping[str, Arm] = field(default_factory=dict)
+    engine: str = ""
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """All that may serve its requests."""
+        running = (arm for experiment in self.experiments for arm in experiment.arms)
+        return (self.in_force, *self.by_context.values(), *running)
 
     def outside(self, context: str) -> Arm:
         """What serves a request of this context that no experiment takes."""

@@ -74,7 +74,7 @@ class ServeRequest(_Message):
 
     id: str
     reply_to: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     policy: dict[str, Any]
     stream: bool
     temperature: float
@@ -85,6 +85,9 @@ class ServeRequest(_Message):
     deadline_at: float
     traceparent: str = ""
     client_cap: int | None = None
+    stop: list[str] = field(default_factory=list)
+    passthrough: dict[str, Any] | None = None
+    extra_sampling: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ class CompletionRecord(_Message):
     probes: int = 0
     enforcement_failures: str = ""
     estimated_counts: str = ""
-    messages: list[dict[str, str]] | None = field(default=None)
+    messages: list[dict[str, Any]] | None = field(default=None)
     thinking: str = ""
     text: str = ""
     answer: str = ""
@@ -186,8 +189,9 @@ class ReplyEvent:
 
     Attributes:
         request_id: whose.
-        kind: "thinking" or "answer" (``body`` is text), "finished" (``body`` is a completion record's
-            JSON form without the messages), "error" (``body`` has message, code and status).
+        kind: "thinking" or "answer" (``body`` is text), "choices" (``body`` is a server's own, of a request that is
+            passed on as it is), "finished" (``body`` is a completion record's JSON form without the messages, with
+            "choices" in the same case), "error" (``body`` has message, code and status).
         body: see ``kind``.
     """
 

@@ -42,7 +42,7 @@ def test_a_feature_that_is_refused_has_a_reason(
     engine: EngineTraits, policy: type[Policy], feature: RequestFeature
 ) -> None:
     able = capability(engine, policy, [feature])
-    assert able.supported == (feature in policy.eligible and feature in engine.features)
+    assert able.supported == (feature in policy.eligible and feature in engine.features and not policy.signals)
     assert bool(able.reason) != able.supported
 
 

@@ -15,11 +15,13 @@ from experiments import wire
 from experiments.policies import Policy, policy_from_spec
 from workers.engines.base import (
     Delta,
+    DeltaKind,
     Engine,
     EngineError,
     FinishReason,
     GenerationRequest,
     GenerationResult,
+    PassesOn,
     Sampling,
 )
 
@@ -74,6 +76,8 @@ async def decode(
     record = _record(request, result, waited, deliveries)
     if result.finish_reason is not FinishReason.CANCELLED:
         body = {name: getattr(record, name) for name in _TOLD}
+        if result.choices:
+            body["choices"] = result.choices
         return Ended(record, wire.ReplyEvent(request.id, "finished", body))
     if late:
         return _timed_out(request, record, deliveries)
@@ -115,6 +119,9 @@ def _policy(spec: bytes) -> Policy:
 async def _generate(
     engine: Engine, request: wire.ServeRequest, on_text: Callable[[wire.ReplyEvent], None]
 ) -> GenerationResult:
+    if request.passthrough is not None and not isinstance(engine, PassesOn):
+        message = "the model's engine passes no requests on as they are"
+        raise EngineError(message, code="unsupported", invalid_request=True)
     generation = GenerationRequest(
         id=request.id,
         messages=request.messages,
@@ -122,10 +129,14 @@ async def _generate(
         sampling=Sampling(request.temperature, request.top_p, request.seed, request.max_tokens),
         stream=request.stream,
         client_cap=request.client_cap,
+        stop=tuple(request.stop),
+        passthrough=request.passthrough,
+        extra_sampling=request.extra_sampling,
     )
     async for event in engine.generate(generation):
         if isinstance(event, Delta):
-            on_text(wire.ReplyEvent(request.id, event.kind.value, event.text))
+            body = event.choices if event.kind is DeltaKind.CHOICES else event.text
+            on_text(wire.ReplyEvent(request.id, event.kind.value, body))
         else:
             return event.result
     raise EngineError("the engine ended without a result")

@@ -9,9 +9,11 @@ from typing import Any
 
 from experiments import wire
 from experiments.assignment import is_drawn
+from experiments.eligibility import Passes, by_full, never, set_aside, unserved
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.directions import NO_DIRECTIONS, Directions, context_of, forced_assignment
-from experiments.gateway.errors import ApiError
+from experiments.gateway.errors import ApiError, invalid
+from experiments.gateway.fields import shown
 from experiments.gateway.observing import current
 from experiments.routing import Assignment, KeyGrant, Route, Routing, RunningExperiment, assign
 from experiments.services.secrets import api_key_digest, unit_digest
@@ -24,6 +26,7 @@ class Admitted:
     Attributes:
         deadline_at: seconds since the epoch.
         context: of the request, "" without.
+        ineligible: what its policies are not made for, so that `full` serves it.
     """
 
     id: str
@@ -32,6 +35,7 @@ class Admitted:
     admitted_at: float
     deadline_at: float
     context: str = ""
+    ineligible: tuple[str, ...] = ()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -48,6 +52,8 @@ class Admitted:
             headers["x-curtail-holdout"] = "true"
         if self.assignment.suspended:
             headers["x-curtail-suspended"] = "no recent look"
+        if self.ineligible:
+            headers["x-curtail-ineligible"] = ", ".join(self.ineligible)
         return headers
 
 
@@ -66,11 +72,18 @@ def authorise(routing: Routing, authorization: str | None) -> KeyGrant:
     return grant
 
 
+def unknown_model(route: Route, name: str) -> ApiError:
+    """A 404 about a model that a use case does not serve."""
+    message = f"model must be {route.model!r} (or the use case's name {route.slug!r}), got {shown(name)}"
+    return ApiError(404, message, "model_not_found", "model")
+
+
 def decide(
     route: Route,
     request: ChatRequest,
     unwatched: frozenset[int] = frozenset(),
     directions: Directions = NO_DIRECTIONS,
+    passes: Passes = never,
 ) -> Admitted:
     """Assign the request and give it an id and a deadline.
 
@@ -79,24 +92,27 @@ def decide(
         request: what it asks for.
         unwatched: ids of the experiments without a recent look.
         directions: what its headers say.
+        passes: whether the server of a checkpoint applies a policy to requests that it gets as they are.
 
     Raises:
-        ApiError: 404 when it asks for a model that its use case does not serve; 400 or 403 for a bad context or a
-            forced variant that is not served or not allowed.
+        ApiError: 404 when it asks for a model that its use case does not serve; 400 for what no engine of it can do;
+            400 or 403 for a bad context or a forced variant that is not served or not allowed.
     """
     if request.model not in (route.model, route.slug):
-        raise ApiError(
-            404,
-            f"model must be {route.model!r} (or the use case's name {route.slug!r}), got {request.model!r}",
-            "model_not_found",
-            "model",
-        )
+        raise unknown_model(route, request.model)
+    if (refused := unserved(route.engine, request.features, request.sampling)) is not None:
+        param, why = refused
+        raise invalid(param, f"{param} is not served by this model: {why}", "unsupported_parameter")
+    ineligible = set_aside(route, request.features, passes)
     request_id = f"chatcmpl-{uuid.uuid4().hex}"
     units = {"conversation": request.conversation, "user": request.user, "request": request_id}
     now = time.time()
     context = context_of(request, directions)
-    assignment = forced_assignment(route, directions, now) or assign(route, units, unwatched, context)
-    return Admitted(request_id, route, assignment, now, now + route.deadline_seconds, context)
+    if ineligible:
+        assignment = by_full(route)
+    else:
+        assignment = forced_assignment(route, directions, now) or assign(route, units, unwatched, context)
+    return Admitted(request_id, route, assignment, now, now + route.deadline_seconds, context, ineligible)
 
 
 def admission_record(admitted: Admitted, request: ChatRequest) -> wire.AdmissionRecord:
@@ -118,7 +134,7 @@ def admission_record(admitted: Admitted, request: ChatRequest) -> wire.Admission
         prompt_characters=request.prompt_characters,
         segment=request.segment or admitted.context,
         sampling=_sampling(admitted, request),
-        **_draws(admitted.id, experiment),
+        **_draws(admitted.id, experiment, may_shadow=not request.stop),
     )
 
 
@@ -135,6 +151,9 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         seed=request.seed,
         max_tokens=request.max_tokens,
         client_cap=request.client_cap,
+        stop=list(request.stop),
+        passthrough=request.passthrough,
+        extra_sampling=dict(request.sampling),
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         traceparent=seen.traceparent if (seen := current()) else "",
@@ -155,13 +174,16 @@ def _temperature(admitted: Admitted, request: ChatRequest) -> float:
     return admitted.route.temperature if request.temperature is None else request.temperature
 
 
-def _draws(request_id: str, experiment: RunningExperiment | None) -> dict[str, Any]:
-    """What the samples of an experiment say to this request; drawn here, before anything is known of its answer."""
+def _draws(request_id: str, experiment: RunningExperiment | None, *, may_shadow: bool) -> dict[str, Any]:
+    """What the samples of an experiment say to this request; drawn here, before anything is known of its answer.
+
+    A shadow run knows no stop strings, so its answer would be another.
+    """
     if experiment is None:
         return {}
     every, salt = experiment.audit_every, experiment.salt
     return {
         "audit_every": every,
         "audited": every > 0 and is_drawn(salt, "audit", request_id, 1 / every),
-        "shadowed": is_drawn(salt, "shadow", request_id, experiment.shadow_share),
+        "shadowed": may_shadow and is_drawn(salt, "shadow", request_id, experiment.shadow_share),
     }

@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from experiments import wire
-from experiments.gateway import responses
 from experiments.gateway.admission import Admitted
-from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
 from experiments.gateway.http import ClientLeft, EventStream, Receive, Send, send_json, wait_for_disconnect
 from experiments.gateway.observing import note_event
+from experiments.gateway.responses import Shape
 
 Events = asyncio.Queue[wire.ReplyEvent]
 # Whoever decodes ends a request at its deadline; the gateway waits a little longer for its word.
@@ -21,48 +21,58 @@ DEADLINE_GRACE_SECONDS = 2.0
 _LEFT, _LATE = "left", "late"
 
 
-async def send_whole(admitted: Admitted, request: ChatRequest, events: Events, send: Send) -> None:
+async def send_whole(admitted: Admitted, shape: Shape, events: Events, send: Send) -> None:
     """Wait for the whole answer and send it as one JSON body."""
     event = await _next(admitted, events)
     while event.kind not in ("finished", "error"):
         event = await _next(admitted, events)
     if event.kind == "error":
-        error = ApiError(event.body["status"], event.body["message"], event.body["code"])
+        error = _error(event)
         await send_json(send, error.status, error.body(), admitted.headers)
         return
-    created = int(admitted.admitted_at)
-    body = responses.completion_body(
-        admitted.id, created, request.model, event.body, admitted.assignment, request.client_cap
-    )
-    await send_json(send, 200, body, admitted.headers)
+    await send_json(send, 200, shape.whole(event.body), admitted.headers)
 
 
-async def send_stream(admitted: Admitted, request: ChatRequest, events: Events, send: Send) -> None:
+async def send_stream(
+    admitted: Admitted, shape: Shape, events: Events, send: Send, *, include_usage: bool = False
+) -> None:
     """Send the answer as server-sent events while it is decoded."""
-    created, model = int(admitted.admitted_at), request.model
     stream = EventStream(send, admitted.headers)
+    opening = shape.opening()
+    held: dict[str, Any] | None = None  # a server's last choices: what Curtail did goes with them
     while True:
         event = await _next(admitted, events)
         if event.kind == "error":
-            error = ApiError(event.body["status"], event.body["message"], event.body["code"])
+            error = _error(event)
             if not stream.started:
                 await send_json(send, error.status, error.body(), admitted.headers)
                 return
             await stream.event(error.body())
             break
-        if not stream.started:
-            first = {"role": "assistant", "content": ""}
-            await stream.event(responses.chunk_body(admitted.id, created, model, first))
+        if opening is not None:
+            await stream.event(opening)
+            opening = None
         if event.kind == "finished":
-            last = responses.chunk_body(admitted.id, created, model, {}, event.body["finish_reason"])
-            last["curtail"] = responses.curtail_extension(event.body, admitted.assignment, request.client_cap)
-            await stream.event(last)
-            if request.include_usage:
-                await stream.event(responses.usage_chunk(admitted.id, created, model, event.body))
+            await stream.event(shape.ending(event.body, held))
+            if include_usage:
+                await stream.event(shape.usage(event.body))
             break
-        name = "reasoning" if event.kind == "thinking" else "content"
-        await stream.event(responses.chunk_body(admitted.id, created, model, {name: event.body}))
+        if held is not None:
+            await stream.event(held)
+            held = None
+        if event.kind == "choices":
+            chunk: dict[str, Any] | None = shape.passed(event.body)
+            if any(choice.get("finish_reason") for choice in event.body):
+                held, chunk = chunk, None
+        else:
+            chunk = shape.text(event.kind, event.body)
+        if chunk is not None:
+            await stream.event(chunk)
     await stream.close()
+
+
+def _error(event: wire.ReplyEvent) -> ApiError:
+    return ApiError(event.body["status"], event.body["message"], event.body["code"])
 
 
 @contextmanager

@@ -13,9 +13,11 @@ import redis.exceptions
 from experiments.asyncio_tasks import end_tasks
 from experiments.gateway.admission import Admitted, authorise, decide
 from experiments.gateway.answering import send_stream, send_whole, watched
-from experiments.gateway.chat_request import parse_chat_request
+from experiments.gateway.chat_request import ChatRequest, parse_chat_request
+from experiments.gateway.completion_request import parse_completion_request
 from experiments.gateway.directions import Directions, choose_route
 from experiments.gateway.errors import ApiError
+from experiments.gateway.fields import shown
 from experiments.gateway.health import hosted_checkpoints
 from experiments.gateway.hosted import HostedServing
 from experiments.gateway.http import (
@@ -32,13 +34,15 @@ from experiments.gateway.observing import Observation, current
 from experiments.gateway.operations import DEFAULTS, PAGES, Operations, Options
 from experiments.gateway.remote import RemoteServing
 from experiments.gateway.replies import Replies
+from experiments.gateway.responses import ChatShape, Shape, TextShape, models
 from experiments.gateway.routing_cache import RoutingCache
 from experiments.gateway.stream_writer import RedisAppender, StreamWriter
-from experiments.routing import Routing
+from experiments.routing import KeyGrant, Routing
 from workers.engines.base import Engine
 from workers.served import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
+_ONE_MODEL = "/v1/models/"
 # How requests end that a shutdown can't wait for, and how long their clients have to be told.
 DRAINED = {"status": 503, "code": "draining", "message": "this gateway shuts down and could not wait for the answer"}
 DRAINED_GRACE_SECONDS = 2.0
@@ -70,6 +74,7 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self.operations = Operations(options)
         self._gate = self.operations.gate
+        self._dialect = options.dialect
 
     async def start(self) -> None:
         """Connect, load the routing, start reading replies. Call it in the serving event loop."""
@@ -158,9 +163,13 @@ class Gateway:
     def _handler(self, scope: Scope) -> Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]:
         routes = {
             "/v1/chat/completions": ("POST", self._chat_completions),
+            "/v1/completions": ("POST", self._completions),
             "/v1/models": ("GET", self._models),
         }
-        method, handler = routes.get(scope["path"].rstrip("/"), ("", None))
+        path = scope["path"].rstrip("/")
+        method, handler = routes.get(path, ("", None))
+        if path.startswith(_ONE_MODEL):
+            method, handler = "GET", self._model
         if handler is None:
             raise ApiError(404, f"no such path: {scope['path']}", "not_found")
         if scope["method"] != method:
@@ -168,23 +177,49 @@ class Gateway:
         return handler
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, 200, {"object": "list", "data": list(self._reachable(scope).values())})
+
+    async def _model(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = scope["path"].removeprefix(_ONE_MODEL).rstrip("/")
+        found = self._reachable(scope).get(name)
+        if found is None:
+            raise ApiError(404, f"there is no model {shown(name)} for this API key", "model_not_found", "model")
+        await send_json(send, 200, found)
+
+    def _reachable(self, scope: Scope) -> dict[str, dict[str, Any]]:
+        """The models that the request's key may name."""
         routing = self._routing.current
         grant = authorise(routing, header(scope, b"authorization"))
-        route = choose_route(routing, grant, None, Directions.of(scope))
-        model = {"id": route.model, "object": "model", "created": 0, "owned_by": "curtail"}
-        await send_json(send, 200, {"object": "list", "data": [model]})
+        return models(route for slug, route in routing.routes.items() if grant.reaches(slug))
 
     async def _chat_completions(self, scope: Scope, receive: Receive, send: Send) -> None:
-        routing, directions = self._routing.current, Directions.of(scope)
-        grant = authorise(routing, header(scope, b"authorization"))
-        request = parse_chat_request(await read_body(receive))
-        route = choose_route(routing, grant, request, directions)
-        admitted = decide(route, request, self._routing.unwatched(), directions)
-        answer = send_stream if request.stream else send_whole
+        grant = authorise(self._routing.current, header(scope, b"authorization"))
+        request = parse_chat_request(await read_body(receive), self._dialect)
+        admitted = self._decide(scope, grant, request)
+        shape = ChatShape(admitted, request, self._dialect.reasoning_field)
+        await self._answer(admitted, request, shape, receive, send)
+
+    async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
+        grant = authorise(self._routing.current, header(scope, b"authorization"))
+        request = parse_completion_request(await read_body(receive), self._dialect)
+        admitted = self._decide(scope, grant, request)
+        await self._answer(admitted, request, TextShape(admitted, request), receive, send)
+
+    def _decide(self, scope: Scope, grant: KeyGrant, request: ChatRequest) -> Admitted:
+        directions = Directions.of(scope)
+        route = choose_route(self._routing.current, grant, request, directions)
+        return decide(route, request, self._routing.unwatched(), directions, self._remote.passes)
+
+    async def _answer(
+        self, admitted: Admitted, request: ChatRequest, shape: Shape, receive: Receive, send: Send
+    ) -> None:
         with self._gate.admit(current(), admitted, request):
             async with self._serving(admitted).serve(admitted, request) as events:
                 with watched(admitted, receive, events):
-                    await answer(admitted, request, events, send)
+                    if request.stream:
+                        await send_stream(admitted, shape, events, send, include_usage=request.include_usage)
+                    else:
+                        await send_whole(admitted, shape, events, send)
 
     def _serving(self, admitted: Admitted) -> HostedServing | RemoteServing:
         return self._remote if self._remote.serves(admitted.assignment.arm.checkpoint_id) else self._hosted

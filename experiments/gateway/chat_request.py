@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
-from experiments.gateway.errors import ApiError, invalid
-from experiments.gateway.thinking_budget import DEFAULT_EFFORT_CAPS, client_cap
+from experiments.gateway import special as special_parameters
+from experiments.gateway.dialect import DEFAULT, Dialect
+from experiments.gateway.errors import invalid
+from experiments.gateway.fields import boolean, integer, json_object, number, shown, text
+from experiments.gateway.messages import read_messages
+from experiments.gateway.special import Special, read_special, read_unknown
+from experiments.gateway.thinking_budget import client_cap
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
+from experiments.policies import RequestFeature
 
 _SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
-_ROLES = ("system", "developer", "user", "assistant", "tool")
-_KNOWN = {
-    "model",
-    "messages",
-    "stream",
-    "stream_options",
-    "temperature",
-    "top_p",
-    "seed",
-    "max_tokens",
-    "max_completion_tokens",
-    "n",
-    "reasoning_effort",
-    "thinking_token_budget",
-    "user",
-    "metadata",
-}
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 500
+# Parameters that chats and plain completions share.
+PLAIN = frozenset(
+    {
+        "model",
+        "stream",
+        "stream_options",
+        "temperature",
+        "top_p",
+        "seed",
+        "max_tokens",
+        "max_completion_tokens",
+        "stop",
+        "reasoning_effort",
+        "thinking_token_budget",
+        "user",
+        "metadata",
+    }
+)
+_KNOWN = special_parameters.NAMES | PLAIN | {"messages"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +52,14 @@ class ChatRequest:
         use_case: from ``metadata.use_case``.
         context: as sent in ``metadata.context``.
         client_cap: the client's own limit on thinking tokens; the smaller of it and the policy's holds.
+        stop: strings that end the answer.
+        features: what it asks for beyond plain text, each with the parameter that does.
+        passed: parameters that go on to a server as they are.
+        sampling: forwarded parameters of sampling.
     """
 
     model: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     stream: bool
     include_usage: bool
     temperature: float | None
@@ -62,96 +73,69 @@ class ChatRequest:
     use_case: str = ""
     context: str = ""
     client_cap: int | None = None
+    stop: tuple[str, ...] = ()
+    features: Mapping[RequestFeature, str] = field(default_factory=dict)
+    passed: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt_characters(self) -> int:
         """Characters of all messages."""
-        return sum(len(message["content"]) for message in self.messages)
+        return sum(len(message["content"] or "") for message in self.messages)
+
+    @property
+    def passthrough(self) -> dict[str, Any] | None:
+        """Parameters for a server that gets the request as it is; None: it asks for plain text."""
+        return {**self.passed, **self.sampling} if self.features else None
 
 
-def parse_chat_request(body: bytes) -> ChatRequest:
+def parse_chat_request(body: bytes, dialect: Dialect = DEFAULT) -> ChatRequest:
     """The request in a body.
 
     Raises:
         ApiError: 400 naming the parameter, its value and the bound.
     """
-    try:
-        data = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ApiError(400, f"the body is no JSON: {error}", "invalid_json") from error
-    if not isinstance(data, dict):
-        raise ApiError(400, "the body must be a JSON object", "invalid_json")
-    _refuse_nul(data)
-    if unknown := sorted(set(data) - _KNOWN):
-        raise invalid(unknown[0], f"parameter {unknown[0]!r} is not supported", "unsupported_parameter")
-    if (n := data.get("n")) is not None and (isinstance(n, bool) or n != 1):
-        raise invalid("n", f"n must be 1, got {n!r}", "unsupported_value")
-    stream = _boolean(data, "stream")
+    data = json_object(body)
+    special = read_special(data)
+    read_unknown(data, _KNOWN, dialect.unknown_parameters, special)
+    return read_request(data, read_messages(data.get("messages"), special), special, dialect)
+
+
+def read_request(
+    data: Mapping[str, Any], messages: list[dict[str, Any]], special: Special, dialect: Dialect
+) -> ChatRequest:
+    """The request of these messages, with the parameters that chats and plain completions share. Raises ApiError."""
+    stream = boolean(data, "stream")
     metadata = _metadata(data)
     return ChatRequest(
-        model=_text(data, "model", required=True) or "",
-        messages=_messages(data.get("messages")),
+        model=text(data, "model", required=True) or "",
+        messages=messages,
         stream=stream,
         include_usage=_include_usage(data, stream),
-        temperature=_number(data, "temperature", 0, 2),
+        temperature=number(data, "temperature", 0, 2),
         top_p=_top_p(data),
-        seed=_integer(data, "seed", -(2**63), 2**63 - 1),
+        seed=integer(data, "seed", -(2**63), 2**63 - 1),
         max_tokens=_max_tokens(data),
-        user=_text(data, "user"),
+        user=text(data, "user"),
         conversation=metadata.get("conversation_id"),
         reference=_reference(metadata),
         segment=_segment(metadata),
         use_case=metadata.get("use_case", ""),
         context=metadata.get("context", ""),
-        client_cap=client_cap(_effort(data), _integer(data, "thinking_token_budget", 1, 10**9)),
+        client_cap=_client_cap(data, dialect.effort_caps),
+        stop=_stop(data.get("stop")),
+        features=special.features,
+        passed=special.passed,
+        sampling=special.sampling,
     )
 
 
-def _refuse_nul(data: dict[str, Any]) -> None:
-    """PostgreSQL stores no NUL character. Walked without recursion: a body may be nested deeper than Python's stack."""
-    waiting = list(data.items())
-    while waiting:
-        name, value = waiting.pop()
-        if isinstance(value, str) and "\x00" in value:
-            raise invalid(name, f"{name} must hold no NUL character")
-        if isinstance(value, dict):
-            waiting.extend((name, inner) for pair in value.items() for inner in pair)
-        elif isinstance(value, list):
-            waiting.extend((name, inner) for inner in value)
-
-
-def _effort(data: Mapping[str, Any]) -> str | None:
-    effort = _text(data, "reasoning_effort")
-    if effort is not None and effort not in DEFAULT_EFFORT_CAPS:
-        known = ", ".join(DEFAULT_EFFORT_CAPS)
-        raise invalid("reasoning_effort", f"reasoning_effort must be one of {known}, got {effort!r}")
-    return effort
-
-
-def _messages(value: object) -> list[dict[str, str]]:
-    if not isinstance(value, list) or not value:
-        raise invalid("messages", "messages must be a list of at least one message")
-    return [_message(number, message) for number, message in enumerate(value)]
-
-
-def _message(number: int, message: object) -> dict[str, str]:
-    where = f"messages[{number}]"
-    if not isinstance(message, dict):
-        raise invalid(where, f"{where} must be an object")
-    role, content = message.get("role"), message.get("content")
-    if role not in _ROLES:
-        raise invalid(f"{where}.role", f"{where}.role must be one of {', '.join(_ROLES)}, got {role!r}")
-    if isinstance(content, list):
-        content = "".join(_text_part(where, part) for part in content)
-    if not isinstance(content, str):
-        raise invalid(f"{where}.content", f"{where}.content must be text or a list of text parts")
-    return {"role": role, "content": content}
-
-
-def _text_part(where: str, part: object) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    raise invalid(f"{where}.content", f"{where}.content must hold text parts only")
+def _client_cap(data: Mapping[str, Any], effort_caps: Mapping[str, int | None]) -> int | None:
+    effort = text(data, "reasoning_effort")
+    if effort is not None and effort not in effort_caps:
+        known = ", ".join(effort_caps)
+        raise invalid("reasoning_effort", f"reasoning_effort must be one of {known}, got {shown(effort)}")
+    return client_cap(effort, integer(data, "thinking_token_budget", 1, 10**9), effort_caps)
 
 
 def _metadata(data: Mapping[str, Any]) -> dict[str, str]:
@@ -182,7 +166,7 @@ def _segment(metadata: Mapping[str, str]) -> str:
     segment = metadata.get("segment", "")
     if segment and not _SEGMENT.fullmatch(segment):
         raise invalid(
-            "metadata.segment", f"metadata.segment must be 1 to 40 letters, digits, . - and _, got {segment!r}"
+            "metadata.segment", f"metadata.segment must be 1 to 40 letters, digits, . - and _, got {shown(segment)}"
         )
     return segment
 
@@ -195,57 +179,30 @@ def _include_usage(data: Mapping[str, Any], stream: bool) -> bool:
         raise invalid("stream_options", "stream_options is only allowed when stream is true")
     if not isinstance(options, dict) or set(options) - {"include_usage"}:
         raise invalid("stream_options", "stream_options must be an object with include_usage")
-    return _boolean(options, "include_usage", within="stream_options.")
+    return boolean(options, "include_usage", within="stream_options.")
 
 
 def _max_tokens(data: Mapping[str, Any]) -> int | None:
-    newer = _integer(data, "max_completion_tokens", 1, 10**9)
-    older = _integer(data, "max_tokens", 1, 10**9)
+    newer = integer(data, "max_completion_tokens", 1, 10**9)
+    older = integer(data, "max_tokens", 1, 10**9)
     return older if newer is None else newer
 
 
+def _stop(value: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    strings = [value] if isinstance(value, str) else value
+    if not isinstance(strings, list) or not all(isinstance(text, str) and text for text in strings):
+        raise invalid("stop", "stop must be text or a list of texts, none of them empty")
+    if len(strings) > MAX_STOPS:
+        raise invalid("stop", f"stop must have at most {MAX_STOPS} strings, got {len(strings)}")
+    if (length := max(map(len, strings), default=0)) > MAX_STOP_LENGTH:
+        raise invalid("stop", f"stop must have strings of at most {MAX_STOP_LENGTH} characters, got {length}")
+    return tuple(strings)
+
+
 def _top_p(data: Mapping[str, Any]) -> float:
-    top_p = _number(data, "top_p", 0, 1)
+    top_p = number(data, "top_p", 0, 1)
     if top_p == 0:
         raise invalid("top_p", "top_p must be above 0, got 0")
     return 1.0 if top_p is None else top_p
-
-
-def _boolean(data: Mapping[str, Any], name: str, within: str = "") -> bool:
-    value = data.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise invalid(within + name, f"{within}{name} must be true or false, got {value!r}")
-    return value
-
-
-def _text(data: Mapping[str, Any], name: str, *, required: bool = False) -> str | None:
-    value = data.get(name)
-    if value is None and not required:
-        return None
-    if not isinstance(value, str) or (required and not value):
-        raise invalid(name, f"{name} must be text, got {value!r}")
-    return value
-
-
-def _number(data: Mapping[str, Any], name: str, low: float, high: float) -> float | None:
-    value = data.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise invalid(name, f"{name} must be a number, got {value!r}")
-    if not low <= value <= high:
-        raise invalid(name, f"{name} must be from {low:g} to {high:g}, got {value!r}")
-    return float(value)
-
-
-def _integer(data: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
-    value = data.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise invalid(name, f"{name} must be an integer, got {value!r}")
-    if not low <= value <= high:
-        raise invalid(name, f"{name} must be from {low} to {high}, got {value}")
-    return value

@@ -12,7 +12,9 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from experiments.gateway import dialect
 from experiments.gateway.access_log import write_line
+from experiments.gateway.dialect import Dialect
 from experiments.gateway.errors import ApiError
 from experiments.gateway.health import Database, Pulse, checks, report
 from experiments.gateway.http import Scope, Send, header, send_bytes, send_json
@@ -34,6 +36,7 @@ class Options:
 
     Attributes:
         limits: the bounds.
+        dialect: what is chosen where OpenAI's protocol leaves a choice.
         access_logger: a structlog logger for one line per request; None: no lines.
         tracer: for one span per request; None: no spans.
         ask_database: a blocking query for /readyz; None: PostgreSQL is not reported.
@@ -41,6 +44,7 @@ class Options:
     """
 
     limits: Limits = field(default_factory=Limits)
+    dialect: Dialect = dialect.DEFAULT
     access_logger: Any = None
     tracer: Tracer | None = None
     ask_database: Callable[[], object] | None = None

@@ -20,8 +20,9 @@ from experiments.gateway.answering import Events
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
 from experiments.gateway.stream_writer import StreamWriter, ledger_entry
+from experiments.policies import Policy
 from workers.decoding import decode
-from workers.engines.base import Engine, EngineError
+from workers.engines.base import Engine, EngineError, PassesOn
 from workers.served import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,12 @@ class RemoteServing:
     def serves(self, checkpoint_id: int) -> bool:
         """Whether a checkpoint is behind a remote server."""
         return checkpoint_id in self._by_id
+
+    def passes(self, checkpoint_id: int, policy: Policy) -> bool:
+        """Whether the server of a checkpoint applies a policy to requests that it gets as they are."""
+        serving = self._by_id.get(checkpoint_id)
+        engine = serving.engine if serving is not None else None
+        return isinstance(engine, PassesOn) and engine.passing_refusal(policy) is None
 
     async def refresh(self) -> None:
         """Start an engine for each checkpoint that is new or was changed; let go of those that are gone."""

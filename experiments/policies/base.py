@@ -30,6 +30,8 @@ class RequestFeature(StrEnum):
     TOOLS = "tools"
     STRUCTURED_OUTPUT = "structured_output"
     SEVERAL_CHOICES = "several_choices"  # n > 1
+    LOGPROBS = "logprobs"
+    OTHER_PARAMETERS = "other_parameters"  # that the gateway does not know and its operator lets through
     INTERLEAVED_THINKING = "interleaved_thinking"  # thinks again between its tool calls
 
 
@@ -165,7 +167,12 @@ class Policy(ABC):
     source: ClassVar[str]
     signals: ClassVar[frozenset[Signal]] = frozenset()
     eligible: ClassVar[frozenset[RequestFeature]] = frozenset(
-        {RequestFeature.TOOLS, RequestFeature.STRUCTURED_OUTPUT, RequestFeature.SEVERAL_CHOICES}
+        {
+            RequestFeature.TOOLS,
+            RequestFeature.STRUCTURED_OUTPUT,
+            RequestFeature.SEVERAL_CHOICES,
+            RequestFeature.LOGPROBS,
+        }
     )
     cap_reason: ClassVar[ExitReason] = ExitReason.HARD_CAP
 

@@ -16,6 +16,7 @@ from django.db import connection  # noqa: E402
 
 from experiments.gateway.access_log import console_logger, json_logger  # noqa: E402
 from experiments.gateway.app import Gateway  # noqa: E402
+from experiments.gateway.dialect import Dialect, ReasoningField, UnknownParameters  # noqa: E402
 from experiments.gateway.http import Receive, Scope, Send  # noqa: E402
 from experiments.gateway.limits import Limits  # noqa: E402
 from experiments.gateway.operations import PAGES, Options  # noqa: E402
@@ -41,6 +42,11 @@ def _options() -> Options:
             max_concurrency_per_key=settings.MAX_CONCURRENCY_PER_KEY,
             max_open_requests=settings.MAX_OPEN_REQUESTS,
             body_timeout_seconds=settings.BODY_TIMEOUT_SECONDS,
+        ),
+        dialect=Dialect(
+            ReasoningField(settings.REASONING_FIELD),
+            UnknownParameters(settings.UNKNOWN_PARAMETERS),
+            settings.EFFORT_CAPS,
         ),
         access_logger=logger() if settings.ACCESS_LOG else None,
         tracer=configured_tracer("curtail-gateway"),

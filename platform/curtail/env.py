@@ -73,6 +73,18 @@ def integer(name: str, default: int, *, minimum: int, maximum: int) -> int:
     return number
 
 
+def choice(name: str, default: str, choices: Sequence[str]) -> str:
+    """Return one of some words.
+
+    Raises:
+        EnvError: if the value is another.
+    """
+    value = (_raw(name) or default).lower()
+    if value not in choices:
+        raise EnvError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
 def items(name: str, default: Sequence[str] = ()) -> list[str]:
     """Return a comma-separated list.
 

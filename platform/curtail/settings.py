@@ -11,6 +11,7 @@ import secrets
 from pathlib import Path
 
 from curtail import embedded, env, logs
+from experiments.gateway.thinking_budget import read_effort_caps
 
 BASE_DIR = Path(__file__).resolve().parents[2]
 CURTAIL_HOME = Path(env.text("CURTAIL_HOME", str(BASE_DIR / ".curtail"))).expanduser().absolute()
@@ -165,6 +166,13 @@ MAX_PROMPT_CHARACTERS = env.integer("CURTAIL_MAX_PROMPT_CHARACTERS", 500_000, mi
 MAX_CONCURRENCY_PER_KEY = env.integer("CURTAIL_MAX_CONCURRENCY_PER_KEY", 1024, minimum=1, maximum=1_000_000)
 MAX_OPEN_REQUESTS = env.integer("CURTAIL_MAX_OPEN_REQUESTS", 4096, minimum=1, maximum=1_000_000)
 BODY_TIMEOUT_SECONDS = env.integer("CURTAIL_BODY_TIMEOUT_SECONDS", 30, minimum=1, maximum=3600)
+# Where OpenAI's protocol leaves a choice; docs/api.md says what the words mean.
+REASONING_FIELD = env.choice("CURTAIL_REASONING_FIELD", "reasoning", ("reasoning", "reasoning_content", "both"))
+try:
+    EFFORT_CAPS = read_effort_caps(env.items("CURTAIL_EFFORT_CAPS"))
+except ValueError as error:
+    raise env.EnvError(f"CURTAIL_EFFORT_CAPS: {error}") from None
+UNKNOWN_PARAMETERS = env.choice("CURTAIL_UNKNOWN_PARAMETERS", "refuse", ("refuse", "ignore", "forward"))
 # How long a gateway that is told to stop waits for the requests in flight.
 DRAIN_SECONDS = env.integer("CURTAIL_DRAIN_SECONDS", 30, minimum=0, maximum=3600)
 

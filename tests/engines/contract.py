@@ -203,6 +203,31 @@ class EngineContract:
         assert result.exit is not None
         assert result.exit.reason is ExitReason.LENGTH
 
+    async def test_a_stop_string_ends_the_answer_and_is_no_part_of_it(self, engine: Engine) -> None:
+        full = await ask(engine, request("a", self.prompts[0]))
+        for width in (1, 2):
+            stop = full.text[-width:]
+            heard = await hear(engine, request(f"s{width}", self.prompts[0], stop=(stop, "never said")))
+            assert heard.result is not None
+            assert heard.result.finish_reason is FinishReason.STOP
+            assert heard.result.text == full.text[: full.text.index(stop)]
+            assert heard.text(DeltaKind.ANSWER) == heard.result.text
+            assert heard.result.tokens.answer < full.tokens.answer
+            assert heard.result.failures == ()
+
+    async def test_a_stop_string_within_the_thought_ends_nothing(self, engine: Engine) -> None:
+        full = await ask(engine, request("a", self.prompts[0]))
+        thought = full.thinking[:3]
+        assert thought not in full.text
+        stopped = await ask(engine, request("s", self.prompts[0], stop=(thought,)))
+        assert (stopped.thinking, stopped.text, stopped.finish_reason) == (full.thinking, full.text, FinishReason.STOP)
+
+    async def test_what_could_begin_a_stop_string_comes_in_the_end(self, engine: Engine) -> None:
+        full = await ask(engine, request("a", self.prompts[0]))
+        heard = await hear(engine, request("s", self.prompts[0], stop=(full.text[-1:] + "and more",)))
+        assert heard.result is not None
+        assert heard.result.text == full.text == heard.text(DeltaKind.ANSWER)
+
     async def test_many_at_once_each_get_their_own(self, engine: Engine) -> None:
         alone = [await ask(engine, request(f"s{i}", prompt)) for i, prompt in enumerate(self.prompts)]
         asked = [request(f"m{i}", self.prompts[i % len(self.prompts)]) for i in range(32)]

@@ -77,6 +77,7 @@ class Behaviour:
         status, error: the answer instead of a stream.
         failures: so many requests are refused that way first; None: all.
         pause_seconds: between events.
+        verbatim: what is sent whatever was asked: the events of a stream, or else the last of them, whole.
     """
 
     reasoning_field: str = "reasoning"
@@ -89,6 +90,7 @@ class Behaviour:
     failures: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     pause_seconds: float = 0.0
+    verbatim: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ class ScriptedServer:
         self.seen.append(Seen(request.path, body, request.headers.get("Authorization")))
         if behaviour.status != 200 and (behaviour.failures is None or len(self.seen) <= behaviour.failures):
             return web.Response(status=behaviour.status, body=behaviour.error, headers=behaviour.headers)
+        if behaviour.verbatim:
+            return await self._say(request, behaviour.verbatim, stream=bool(body.get("stream")))
         prompt, own = self._prompt(body)
         if len(prompt) + len(own) + body.get("max_tokens", 1) > PROFILE.max_context_tokens:
             message = f"This model's maximum context length is {PROFILE.max_context_tokens} tokens"
@@ -181,6 +185,19 @@ class ScriptedServer:
             self.left.append(sent)
         finally:
             self.streaming -= 1
+        return response
+
+    async def _say(
+        self, request: web.Request, said: Sequence[Mapping[str, Any]], *, stream: bool
+    ) -> web.StreamResponse:
+        if not stream:
+            return web.json_response(said[-1])
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in said:
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            await asyncio.sleep(self.behaviour.pause_seconds)
+        await response.write(b"data: [DONE]\n\n")
         return response
 
     async def _whole(self, events: _Events) -> web.Response:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
+from experiments.gateway.dialect import Dialect, UnknownParameters
 from experiments.gateway.errors import ApiError
+from experiments.gateway.thinking_budget import read_effort_caps
 from experiments.grading import MAX_REFERENCE_LENGTH
+from experiments.policies import RequestFeature
 
 SECRET = "the-reference-7f3a"
 USER = {"role": "user", "content": "2+2"}
@@ -66,6 +67,9 @@ def test_the_smallest_request_gets_the_defaults() -> None:
         ("seed", 2**63 - 1, "seed", 2**63 - 1),
         ("max_tokens", 1, "max_tokens", 1),
         ("max_completion_tokens", 10**9, "max_tokens", 10**9),
+        ("stop", "END", "stop", ("END",)),
+        ("stop", ["a", "b", "c", "d"], "stop", ("a", "b", "c", "d")),
+        ("stop", [], "stop", ()),
         ("user", "u-1", "user", "u-1"),
         ("metadata", {"conversation_id": "c-1"}, "conversation", "c-1"),
         ("metadata", {"reference": " 4 "}, "reference", " 4 "),
@@ -87,6 +91,7 @@ def test_an_accepted_parameter_reaches_its_field(name: str, value: object, field
         "seed",
         "max_tokens",
         "max_completion_tokens",
+        "stop",
         "n",
         "user",
         "metadata",
@@ -205,9 +210,18 @@ def test_only_role_and_content_of_a_message_go_on() -> None:
             "invalid_value",
             "max_tokens must be an integer, got 'many'",
         ),
-        ({"n": 2}, "n", "unsupported_value", "n must be 1, got 2"),
-        ({"n": True}, "n", "unsupported_value", "n must be 1, got True"),
-        ({"n": "1"}, "n", "unsupported_value", "n must be 1, got '1'"),
+        ({"stop": ""}, "stop", "invalid_value", "stop must be text or a list of texts, none of them empty"),
+        ({"stop": ["a", 3]}, "stop", "invalid_value", "stop must be text or a list of texts, none of them empty"),
+        ({"stop": ["a"] * 5}, "stop", "invalid_value", "stop must have at most 4 strings, got 5"),
+        (
+            {"stop": ["a", "x" * 501]},
+            "stop",
+            "invalid_value",
+            "stop must have strings of at most 500 characters, got 501",
+        ),
+        ({"n": 0}, "n", "invalid_value", "n must be from 1 to 128, got 0"),
+        ({"n": True}, "n", "invalid_value", "n must be an integer, got True"),
+        ({"n": "1"}, "n", "invalid_value", "n must be an integer, got '1'"),
         ({"user": 5}, "user", "invalid_value", "user must be text, got 5"),
         ({"metadata": []}, "metadata", "invalid_value", "metadata must be an object whose values are text"),
         ({"metadata": {"a": 1}}, "metadata", "invalid_value", "metadata must be an object whose values are text"),
@@ -223,14 +237,40 @@ def test_only_role_and_content_of_a_message_go_on() -> None:
             "invalid_value",
             f"metadata.reference must have at most {MAX_REFERENCE_LENGTH} characters, got {MAX_REFERENCE_LENGTH + 1}",
         ),
-        ({"tools": []}, "tools", "unsupported_parameter", "parameter 'tools' is not supported"),
-        ({"reference": "4"}, "reference", "unsupported_parameter", "parameter 'reference' is not supported"),
+        ({"tools": []}, "tools", "invalid_value", "tools must be a list of at least one object"),
         (
-            {"stop": None, "logprobs": True},
-            "logprobs",
-            "unsupported_parameter",
-            "parameter 'logprobs' is not supported",
+            {"tools": [{"type": "mcp", "server_url": "http://elsewhere"}]},
+            "tools[0].type",
+            "invalid_value",
+            "tools[0].type must be one of function, custom, got 'mcp'",
         ),
+        ({"tool_choice": 3}, "tool_choice", "invalid_value", "tool_choice must be text or an object, got 3"),
+        (
+            {"response_format": "json"},
+            "response_format",
+            "invalid_value",
+            "response_format must be an object with a type",
+        ),
+        (
+            {"top_logprobs": 3},
+            "top_logprobs",
+            "invalid_value",
+            "top_logprobs is only allowed when logprobs is true",
+        ),
+        (
+            {"logprobs": True, "top_logprobs": 21},
+            "top_logprobs",
+            "invalid_value",
+            "top_logprobs must be from 0 to 20, got 21",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": []}]},
+            "messages[0].tool_calls",
+            "invalid_value",
+            "messages[0].tool_calls must be a list of at least one object",
+        ),
+        ({"reference": "4"}, "reference", "unsupported_parameter", "parameter 'reference' is not supported"),
+        ({"functions": []}, "functions", "unsupported_parameter", "parameter 'functions' is not supported"),
     ],
 )
 def test_a_refusal_names_parameter_value_and_bound(fields: dict[str, Any], param: str, code: str, message: str) -> None:
@@ -292,38 +332,6 @@ def test_an_error_keeps_itself_on_its_way_through_a_context_manager(status: int)
     assert caught.value.body()["error"]["type"] == ("invalid_request_error" if status == 400 else "server_error")
 
 
-plain = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=8)
-anything = st.recursive(
-    plain,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-message = st.fixed_dictionaries({}, optional={"role": st.just("user") | anything, "content": st.text() | anything})
-NAMES = ("model", "stream", "stream_options", "temperature", "top_p", "seed", "max_tokens", "n", "user", "tools")
-bodies = st.fixed_dictionaries(
-    {},
-    optional=dict.fromkeys(NAMES, anything)
-    | {
-        "messages": st.lists(message, max_size=2) | anything,
-        "metadata": st.dictionaries(st.sampled_from(["reference", "conversation_id"]), st.text(max_size=4)) | anything,
-    },
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(bodies | anything)
-def test_any_json_is_parsed_or_refused_in_order(body: object) -> None:
-    with suppress(ApiError):
-        parse_chat_request(orjson.dumps(body))
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.binary(max_size=40))
-def test_any_bytes_are_refused_in_order(body: bytes) -> None:
-    with pytest.raises(ApiError):
-        parse_chat_request(body)
-
-
 @pytest.mark.parametrize(
     ("fields", "cap"),
     [
@@ -339,6 +347,21 @@ def test_the_smaller_of_effort_and_budget_is_the_clients_cap(fields: dict[str, A
     assert parse(**fields).client_cap == cap
 
 
+def test_an_operators_own_caps_of_efforts_hold() -> None:
+    dialect = Dialect(effort_caps=read_effort_caps(["low=77", "medium = unlimited", "high=9000"]))
+    caps = []
+    for effort in ("minimal", "low", "medium", "high"):
+        body = orjson.dumps({"model": "tiny", "messages": [USER], "reasoning_effort": effort})
+        caps.append(parse_chat_request(body, dialect).client_cap)
+    assert caps == [256, 77, None, 9000]
+
+
+@pytest.mark.parametrize("item", ["low", "low=", "low=0", "low=many", "most=7", "low=9999999999999999", "low=1.5"])
+def test_a_cap_of_an_effort_that_is_none_is_refused(item: str) -> None:
+    with pytest.raises(ValueError, match=r"must be (one of|unlimited)"):
+        read_effort_caps([item])
+
+
 @pytest.mark.parametrize("fields", [{"reasoning_effort": "most"}, {"thinking_token_budget": 0}])
 def test_an_unknown_effort_or_an_empty_budget_is_refused(fields: dict[str, Any]) -> None:
     assert refused(**fields)["param"] in fields
@@ -347,3 +370,79 @@ def test_an_unknown_effort_or_an_empty_budget_is_refused(fields: dict[str, Any])
 @pytest.mark.parametrize("fields", [{"user": "a\0"}, {"metadata": {"a\0": "b"}}, {"messages": [{"content": "\0"}]}])
 def test_a_nul_character_is_refused(fields: dict[str, Any]) -> None:
     assert "NUL" in refused(**fields)["message"]
+
+
+TOOL = {"type": "function", "function": {"name": "add"}}
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "feature"),
+    [
+        ({"tools": [TOOL]}, RequestFeature.TOOLS),
+        ({"tool_choice": "none"}, RequestFeature.TOOLS),
+        ({"parallel_tool_calls": False}, RequestFeature.TOOLS),
+        ({"response_format": {"type": "json_object"}}, RequestFeature.STRUCTURED_OUTPUT),
+        ({"n": 2}, RequestFeature.SEVERAL_CHOICES),
+        ({"logprobs": True, "top_logprobs": 3}, RequestFeature.LOGPROBS),
+    ],
+)
+def test_what_asks_for_more_than_text_goes_on_as_it_is(fields: dict[str, Any], feature: RequestFeature) -> None:
+    request = parse(**fields)
+    assert request.features == {feature: next(iter(fields))}
+    assert request.passthrough == fields
+
+
+@pytest.mark.parametrize("fields", [{"n": 1}, {"response_format": {"type": "text"}}, {"logprobs": False}])
+def test_what_asks_for_plain_text_is_plain(fields: dict[str, Any]) -> None:
+    assert parse(**fields).passthrough is None
+
+
+def test_messages_of_the_tool_protocol_keep_what_they_need() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None}
+    answered = {"role": "tool", "content": "4", "tool_call_id": "c1", "name": "add"}
+    request = parse(messages=[USER, called, answered])
+    assert request.messages == [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "4", "tool_call_id": "c1"},
+    ]
+    assert request.features == {
+        RequestFeature.TOOLS: "messages[1].tool_calls",
+        RequestFeature.INTERLEAVED_THINKING: "messages[2].role",
+    }
+    assert request.passthrough == {}
+
+
+def test_unknown_parameters_are_ignored_where_the_operator_says_so() -> None:
+    body = orjson.dumps({"model": "tiny", "messages": [USER], "top_k": 3, "novelty": 1})
+    assert parse_chat_request(body, Dialect(unknown_parameters=UnknownParameters.IGNORE)) == parse()
+
+
+def test_unknown_parameters_are_forwarded_where_the_operator_says_so() -> None:
+    body = orjson.dumps({"model": "tiny", "messages": [USER], "top_k": 3, "novelty": [1], "nothing": None})
+    request = parse_chat_request(body, Dialect(unknown_parameters=UnknownParameters.FORWARD))
+    assert request.sampling == {"top_k": 3}
+    assert request.features == {RequestFeature.OTHER_PARAMETERS: "novelty"}
+    assert request.passthrough == {"top_k": 3, "novelty": [1]}
+
+
+@pytest.mark.parametrize("name", ["vllm_xargs", "kv_transfer_params"])
+def test_what_would_steer_the_server_itself_is_never_forwarded(name: str) -> None:
+    body = orjson.dumps({"model": "tiny", "messages": [USER], name: {"remote_host": "elsewhere"}})
+    with pytest.raises(ApiError) as caught:
+        parse_chat_request(body, Dialect(unknown_parameters=UnknownParameters.FORWARD))
+    assert (caught.value.status, caught.value.param) == (400, name)
+
+
+def test_a_forwarded_sampling_parameter_alone_leaves_the_request_to_its_policy() -> None:
+    body = orjson.dumps({"model": "tiny", "messages": [USER], "top_k": 3})
+    request = parse_chat_request(body, Dialect(unknown_parameters=UnknownParameters.FORWARD))
+    assert (request.features, request.passthrough) == ({}, None)
+
+
+def test_a_body_that_is_nested_too_deep_to_be_written_is_refused() -> None:
+    deep: Any = 1
+    for _ in range(150):
+        deep = [deep]
+    assert "nested at most 100 levels" in refused(tools=[{"type": "function", "deep": deep}])["message"]

@@ -57,6 +57,16 @@ def test_integer_names_variable_value_and_bounds(setting: Callable[[str], None],
         env.integer("SETTING", 5, minimum=0, maximum=9)
 
 
+def test_a_choice_is_one_of_its_words(setting: Callable[[str], None]) -> None:
+    setting("Both")
+    assert env.choice("SETTING", "one", ("one", "both")) == "both"
+    setting("")
+    assert env.choice("SETTING", "one", ("one", "both")) == "one"
+    setting("neither")
+    with pytest.raises(env.EnvError, match="SETTING must be one of one, both, got 'neither'"):
+        env.choice("SETTING", "one", ("one", "both"))
+
+
 def test_items_are_split_and_stripped(setting: Callable[[str], None]) -> None:
     setting("a, b ,c")
     assert env.items("SETTING") == ["a", "b", "c"]

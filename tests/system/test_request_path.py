@@ -255,3 +255,33 @@ def test_a_refused_request_gets_openais_error_form_and_leaves_no_trace(
 def test_the_models_list_names_the_served_model(installation: Installation) -> None:
     with client(installation) as api:
         assert [model.id for model in api.models.list()] == [MODEL]
+
+
+def test_a_stop_string_ends_the_answer_of_a_hosted_model(installation: Installation) -> None:
+    problem = problems(1)[0]
+    with client(installation) as api:
+        whole = ask(api, problem).choices[0]
+        stop = whole.message.content[-1]
+        stopped = ask(api, problem, stop=stop)
+        chunks = list(ask(api, problem, stop=stop, stream=True))
+    expected = whole.message.content.partition(stop)[0]
+    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == (expected, "stop")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+    assert stored(stopped.id).text == expected
+
+
+def test_a_plain_completion_is_the_answer_of_a_chat(installation: Installation) -> None:
+    problem = problems(1)[0]
+    with client(installation) as api:
+        chat = ask(api, problem)
+        plain = api.completions.create(model=MODEL, prompt=problem.prompt)
+    assert plain.choices[0].text == chat.choices[0].message.content
+    assert plain.usage == chat.usage
+
+
+def test_tools_are_refused_by_a_model_that_is_decoded_here(installation: Installation) -> None:
+    with client(installation) as api, pytest.raises(openai.BadRequestError) as caught:
+        ask(api, problems(1)[0], tools=[{"type": "function", "function": {"name": "add"}}])
+    assert caught.value.param == "tools"
+    assert not installation.redis.xlen(wire.LEDGER_STREAM)
+    assert not Admission.objects.exists()

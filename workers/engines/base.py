@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from experiments.policies import Exit, Observation, Policy
 
@@ -72,7 +72,7 @@ class GenerationRequest:
 
     Attributes:
         id: unique among the requests in flight.
-        messages: chat messages, each with ``role`` and ``content``.
+        messages: chat messages, each with ``role`` and ``content``; those of the tool protocol have more.
         policy: the stopping policy to apply.
         sampling: how tokens are drawn.
         stream: whether text is wanted while it is decoded.
@@ -80,16 +80,23 @@ class GenerationRequest:
             exit falls on the same step as when it was decoded. Then decoding goes on from there.
         forced_end: whether thinking ended there by itself, so that the answer follows.
         client_cap: the client's own limit on thinking tokens, or None; the smaller of it and the policy's holds.
+        stop: strings that end decoding where the answer comes to one of them; it is no part of the text.
+        passthrough: parameters for a server that gets the request as it is (tools, n, ...), see :class:`PassesOn`;
+            None: the request is decoded here.
+        extra_sampling: further parameters of sampling, for servers that know them; trial answers go without.
     """
 
     id: str
-    messages: Sequence[dict[str, str]]
+    messages: Sequence[dict[str, Any]]
     policy: Policy
     sampling: Sampling = field(default_factory=Sampling)
     stream: bool = False
     forced_thinking: str = ""
     forced_end: bool = False
     client_cap: int | None = None
+    stop: Sequence[str] = ()
+    passthrough: Mapping[str, Any] | None = None
+    extra_sampling: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def has_record(self) -> bool:
@@ -143,6 +150,9 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    # Only of requests that are passed on as they are:
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,8 @@ class GenerationResult:
         queued_seconds: from ``generate`` to the first forward pass.
         observations: what the policy saw, in order.
         failures: what was found wrong when the decided exit was held against what was decoded.
+        choices: the server's own choices, of a request that was passed on as it is and does not stream. The fields
+            above tell of the first one; the tokens are those of all.
     """
 
     finish_reason: FinishReason
@@ -174,6 +186,7 @@ class GenerationResult:
     queued_seconds: float
     observations: tuple[Observation, ...] = ()
     failures: tuple[EnforcementFailure, ...] = ()
+    choices: tuple[Mapping[str, Any], ...] = ()
 
 
 class DeltaKind(StrEnum):
@@ -181,14 +194,20 @@ class DeltaKind(StrEnum):
 
     THINKING = "thinking"
     ANSWER = "answer"
+    CHOICES = "choices"  # the server's own, of a request that is passed on as it is
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text, in order. Never retracted."""
+    """A piece of text, in order. Never retracted.
+
+    Attributes:
+        choices: only of the kind of that name, which has no text.
+    """
 
     kind: DeltaKind
     text: str
+    choices: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,4 +251,13 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Stop everything and free the device. Requests in flight end with an EngineError."""
+        ...
+
+
+@runtime_checkable
+class PassesOn(Protocol):
+    """An engine that can pass requests on to a server as they are."""
+
+    def passing_refusal(self, policy: Policy) -> str | None:
+        """Why a policy cannot be applied to such requests; None: it can."""
         ...

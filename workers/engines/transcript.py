@@ -22,6 +22,7 @@ from workers.engines.base import (
     ThinkingProfile,
     TokenCounts,
 )
+from workers.engines.stopping import StopScanner
 from workers.engines.vocabulary import Vocabulary
 
 # An exit that was decided while decoding ran ahead, and that the model's own end of thinking came before, was not
@@ -92,6 +93,7 @@ class Transcript:
         self._last_rendered: int | None = None
         self._thinking_text = ""
         self._answer_text = ""
+        self._stops = StopScanner(request.stop)
 
     # -- tokens ----------------------------------------------------------------------------------------
 
@@ -169,6 +171,7 @@ class Transcript:
 
     def cancel(self) -> None:
         """End here; what was decoded counts."""
+        self._emit(DeltaKind.ANSWER, self._stops.release())
         self.finish = FinishReason.CANCELLED
 
     @property
@@ -226,7 +229,8 @@ class Transcript:
         self._inside = 0
         tokens, self._unrendered = self._unrendered, []
         for token in tokens:
-            self._take_answer(token)
+            if self.finish is None:
+                self._take_answer(token)
 
     def _take_thinking(self, token: int) -> Step | Exit:
         self._inside += 1
@@ -251,7 +255,9 @@ class Transcript:
         begins = self.decision is not None and self._answer == len(self._vocabulary.close_ids)
         if begins and self._ends_with(self._vocabulary.close_ids):
             self._failures.add(EnforcementFailure.END_FORCED_TWICE)
-        self._emit(DeltaKind.ANSWER, self._text_stream.push(token))
+        self._emit(DeltaKind.ANSWER, self._stops.take(self._text_stream.push(token)))
+        if self._stops.found:
+            self._finish(FinishReason.STOP)
 
     def _close(self) -> None:
         self._unrendered = []
@@ -282,6 +288,7 @@ class Transcript:
             if self.decision is not None and self._inside - self._decided_at > MAX_LAG_TOKENS:
                 self._failures.add(EnforcementFailure.EXIT_MISSED)
             self.decision = None
+        self._emit(DeltaKind.ANSWER, self._stops.release())
         self.finish = reason
 
     # -- audit -----------------------------------------------------------------------------------------
@@ -292,7 +299,8 @@ class Transcript:
 
     def _audit(self, answer: str) -> tuple[EnforcementFailure, ...]:
         failures = set(self._failures)
-        if self.decision is not None and self.finish is FinishReason.STOP and not answer:
+        stopped = self.finish is FinishReason.STOP and not self._stops.found
+        if self.decision is not None and stopped and not answer:
             failures.add(EnforcementFailure.EMPTY_ANSWER)
         return tuple(sorted(failures))
 

@@ -15,9 +15,9 @@ from workers.engines.vllm_engine.plan import ARGUMENT, Plan
 _FINISHES = frozenset({"stop", "length"})
 
 
-def sampling_fields(ask: Ask) -> dict[str, Any]:
-    """How tokens are drawn."""
-    drawn = {"temperature": ask.temperature, "top_p": ask.top_p}
+def sampling_fields(ask: Ask, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """How tokens are drawn; ``extra`` of the request itself, and not of its trial answers."""
+    drawn = {**({} if ask.branch else extra), "temperature": ask.temperature, "top_p": ask.top_p}
     return drawn if ask.seed is None else drawn | {"seed": ask.seed}
 
 
@@ -38,18 +38,22 @@ def native_fields(server: RemoteServer, plan: Plan | None) -> dict[str, Any]:
     return {"reasoning_effort": effort_for(server, cap)}
 
 
+def ending_of(choice: Mapping[str, Any]) -> str | None:
+    """How the server ended decoding, in its own word; None: it goes on."""
+    finish = choice.get("finish_reason")
+    return None if finish is None or finish == "" else str(finish)
+
+
 def finish_of(choice: Mapping[str, Any]) -> str | None:
     """How the server ended decoding: stop or length; None: it goes on.
 
     Raises:
         EngineError: it ended for another reason (a filter, a failure).
     """
-    finish = choice.get("finish_reason")
-    if finish is None or finish == "":
-        return None
-    if finish not in _FINISHES:
+    finish = ending_of(choice)
+    if finish is not None and finish not in _FINISHES:
         raise EngineError("the model's server ended the request for a reason of its own", code="upstream_error")
-    return str(finish)
+    return finish
 
 
 def cached_tokens(event: Mapping[str, Any], before: int | None) -> int | None:

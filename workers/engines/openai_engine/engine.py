@@ -8,7 +8,8 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from experiments.remote_capabilities import Way, refusal, way
+from experiments.policies import Policy
+from experiments.remote_capabilities import Way, passing_refusal, refusal, way
 from experiments.remote_server import RemoteServer, Tokens
 from workers.engines.base import Delta, EngineError, Finished, GenerationRequest, ThinkingProfile
 from workers.engines.driven import DrivenEngine, Emit, MakeDriver, in_flight
@@ -16,6 +17,7 @@ from workers.engines.driver import Driver
 from workers.engines.openai_engine.accounting import accounted
 from workers.engines.openai_engine.chunks import ChunkVocabulary
 from workers.engines.openai_engine.client import Client
+from workers.engines.openai_engine.passing import PassingRelay
 from workers.engines.openai_engine.relay import Relay, can_relay
 from workers.engines.openai_engine.text_decoder import TextDecoder
 from workers.engines.openai_engine.token_decoder import TokenDecoder
@@ -78,12 +80,14 @@ class OpenAIEngine(DrivenEngine):
         self._check(request)
         if request.id in self._relays:
             raise in_flight(request)
-        if self._client is None or not can_relay(self._server, request):
+        is_passed = request.passthrough is not None or can_relay(self._server, request)
+        if self._client is None or not is_passed:
             async with aclosing(super().generate(request)) as events:  # type: ignore[type-var]
                 async for event in events:
                     yield event
             return
-        relay = self._relays[request.id] = Relay(self._client, self._server, request, self._profile)
+        make = Relay if request.passthrough is None else PassingRelay
+        relay = self._relays[request.id] = make(self._client, self._server, request, self._profile)
         try:
             async with self._room, aclosing(relay.run()) as events:  # type: ignore[type-var]
                 async for event in events:
@@ -100,7 +104,12 @@ class OpenAIEngine(DrivenEngine):
         """Why a request cannot be served on this server; None: it can."""
         if request.forced_thinking or request.forced_end:
             return "this engine feeds no recorded thoughts"
+        if request.passthrough is not None:
+            return passing_refusal(self._server, request.policy, request.client_cap)
         return refusal(self._server, request.policy, request.client_cap)
+
+    def passing_refusal(self, policy: Policy) -> str | None:
+        return passing_refusal(self._server, policy)
 
     def _load_tokenizer(self) -> None:
         from transformers import AutoTokenizer
@@ -127,6 +136,8 @@ class OpenAIEngine(DrivenEngine):
             raise EngineError("the engine is not running", code="unavailable")
         if (reason := self.refusal(request)) is not None:
             raise EngineError(reason, code="unsupported", invalid_request=True)
+        if request.passthrough is not None:
+            return
         if not request.messages or any(not isinstance(m.get("content"), str) for m in request.messages):
             raise EngineError("messages must have a text as content", code="invalid_messages", invalid_request=True)
 

@@ -43,6 +43,7 @@ def can_relay(server: RemoteServer, request: GenerationRequest) -> bool:
         and not request.policy.signals
         and effective_cap(request.policy, request.client_cap) is None
         and not request.has_record
+        and not request.stop  # the server would look for them in the thought too
     )
 
 
@@ -69,6 +70,7 @@ class Relay:
         self._texts: list[str] = []
         self._pieces = [0, 0]  # of thoughts, of other text
         self._finish: str | None = None
+        self._choices: tuple[Mapping[str, Any], ...] = ()
 
     def cancel(self) -> None:
         """End here; what has come counts."""
@@ -101,6 +103,7 @@ class Relay:
     def _body(self) -> dict[str, Any]:
         sampling = self._request.sampling
         body: dict[str, Any] = {
+            **self._request.extra_sampling,
             "model": self._server.model,
             "messages": list(self._request.messages),
             "temperature": sampling.temperature,
@@ -144,7 +147,7 @@ class Relay:
         thinking, text = "".join(self._thoughts), "".join(self._texts)
         thoughts, others = self._pieces
         finish = FinishReason.CANCELLED if self._finish is None else FinishReason(self._finish)
-        ended = bool(text) or finish is FinishReason.STOP
+        ended = bool(text) or finish not in (FinishReason.CANCELLED, FinishReason.LENGTH)
         # Until the server's usage says better, a piece is a token; so are the end of thinking and that of the answer.
         inside = thoughts + (ended and bool(thinking))
         left = None
@@ -162,6 +165,7 @@ class Relay:
             tokens=TokenCounts(thinking=inside, answer=others + (finish is FinishReason.STOP)),
             probes=0,
             queued_seconds=0.0,
+            choices=self._choices,
         )
         self._streamed.exact = False
         return accounted(result, [self._streamed], prompt_known=False, closing_known=True)

@@ -75,9 +75,9 @@ class TextDecoder:
     def _body(self, ask: Ask) -> tuple[str, dict[str, Any]]:
         """Path and body of the request."""
         body: dict[str, Any] = {
+            **sampling_fields(ask, self._request.extra_sampling),
             "model": self._server.model,
             "stream": True,
-            **sampling_fields(ask),
             **native_fields(self._server, ask.plan),
         }
         if self._server.usage is not Usage.NONE:

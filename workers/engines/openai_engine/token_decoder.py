@@ -112,13 +112,13 @@ class TokenDecoder:
 
     def _body(self, ask: Ask) -> dict[str, Any]:
         body = {
+            **sampling_fields(ask, self._request.extra_sampling),
             "model": self._server.model,
             "prompt": ask.prompt,
             "max_tokens": ask.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
             "return_token_ids": True,
-            **sampling_fields(ask),
             **native_fields(self._server, ask.plan),
         }
         if ask.branch and self._server.logprobs:
