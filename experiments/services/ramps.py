@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import F
 from django.db.models.functions import Now
 
 from experiments import models
@@ -105,10 +106,9 @@ def ramp_status(experiment: Experiment) -> RampStatus | None:
 
 def _held(experiment: Experiment) -> str:
     """Why the next step must wait; "" when only its time decides."""
-    since = experiment.coverage_since
-    looks = models.Snapshot.objects.filter(phase=experiment.phase, taken_at__gte=since)
+    looks = models.Snapshot.objects.filter(phase=experiment.phase, taken_at__gte=F("phase__experiment__coverage_since"))
     newest = looks.filter(taken_at__gte=Now() - timedelta(seconds=UNWATCHED_AFTER_SECONDS)).first()
-    if since is None or newest is None:
+    if newest is None:
         return f"there is no look at this coverage from the last {UNWATCHED_AFTER_SECONDS:g} seconds"
     try:
         return _alarming(Snapshot.from_dict(newest.data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -145,19 +146,24 @@ def test_a_forced_request_counts_nowhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "status", "message"),
+    ("make", "status", "message"),
     [
-        ("7:short", 400, "must be <experiment id>:<variant key>:<expires>:<signature>"),
-        (forced()[:-1] + "x", 400, "must be <experiment id>"),
-        (forced("short").replace("short", "full"), 403, "has a wrong signature"),
-        (forced(expires_in=-1), 403, "must be used before it expires"),
-        (forced("other"), 400, "must name a variant of an experiment that runs in use case 'sums', got 'other'"),
-        (forced(experiment=8), 400, "got 'short' of experiment 8"),
+        (lambda: "7:short", 400, "must be <experiment id>:<variant key>:<expires>:<signature>"),
+        (lambda: forced()[:-1] + "x", 400, "must be <experiment id>"),
+        (lambda: forced("short").replace("short", "full"), 403, "has a wrong signature"),
+        (lambda: forced(expires_in=-1), 403, "must be used before it expires"),
+        (
+            lambda: forced("other"),
+            400,
+            "must name a variant of an experiment that runs in use case 'sums', got 'other'",
+        ),
+        (lambda: forced(experiment=8), 400, "got 'short' of experiment 8"),
     ],
+    ids=["short", "no signature", "another variant", "expired", "no such variant", "not running"],
 )
-def test_a_forced_variant_that_cannot_be_had_is_refused(header: str, status: int, message: str) -> None:
+def test_a_forced_variant_that_cannot_be_had_is_refused(make: Callable[[], str], status: int, message: str) -> None:
     with pytest.raises(ApiError, match=message) as caught:
-        admit(request(), forced=header)
+        admit(request(), forced=make())
     assert (caught.value.status, caught.value.param) == (status, "x-curtail-force-variant")
 
 
