@@ -34,6 +34,7 @@ LAYERS = {
     "experiments.grading": "pure",
     "experiments.asyncio_tasks": "pure",
     "experiments.routing": "pure",
+    "experiments.segment_names": "pure",
     "experiments.wire": "wire",
     "experiments.models": "models",
     "experiments.services": "services",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,8 @@ import orjson
 from experiments.gateway.errors import ApiError, invalid
 from experiments.gateway.thinking_budget import DEFAULT_EFFORT_CAPS, client_cap
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
+from experiments.segment_names import SEGMENT
 
-_SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _KNOWN = {
     "model",
@@ -174,7 +173,7 @@ def _reference(metadata: Mapping[str, str]) -> str | None:
 
 def _segment(metadata: Mapping[str, str]) -> str:
     segment = metadata.get("segment", "")
-    if segment and not _SEGMENT.fullmatch(segment):
+    if segment and not SEGMENT.fullmatch(segment):
         raise invalid(
             "metadata.segment", f"metadata.segment must be 1 to 40 letters, digits, . - and _, got {segment!r}"
         )

@@ -9,12 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from experiments import wire
-from experiments.routing import Routing
+from experiments.routing import UNWATCHED_AFTER_SECONDS, Routing
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
-# Looks come every minute; without one for so long, nobody would notice a harmful arm.
-UNWATCHED_AFTER_SECONDS = 300.0
 
 
 class RoutingCache:

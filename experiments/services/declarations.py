@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 
 from experiments.models import Experiment, Label
+from experiments.segment_names import SEGMENT
 from experiments.services import audit
 from experiments.services.errors import InvalidInput, WrongState
 from experiments.statistics import guardrails as rails
@@ -23,7 +23,6 @@ DEFAULT_GUARDRAILS = (
     Guardrail(GuardrailMetric.ERROR, 0.02),
 )
 MAX_SEGMENTS = 20
-_SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _DAY = 86_400
 
 
@@ -65,7 +64,7 @@ def _guardrails(value: object) -> list[dict[str, Any]]:
 
 
 def _segments(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and _SEGMENT.fullmatch(item) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and SEGMENT.fullmatch(item) for item in value):
         raise InvalidInput(f"segments must be a list of 1 to 40 letters, digits, . - and _, got {value!r}", "segments")
     if len(set(value)) < len(value) or len(value) > MAX_SEGMENTS:
         raise InvalidInput(f"segments must be at most {MAX_SEGMENTS} different names, got {value!r}", "segments")

@@ -27,3 +27,8 @@ def api_key_digest(token: str) -> str:
 def unit_digest(unit: str) -> str:
     """What is stored of a unit id: 32 hex digits."""
     return _keyed_hash("unit", unit)[:32]
+
+
+def assignment_tag(text: str) -> str:
+    """What an assignment's id is signed with: 16 hex digits."""
+    return _keyed_hash("assignment", text)[:16]

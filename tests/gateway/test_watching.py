@@ -14,8 +14,8 @@ from experiments.gateway import routing_cache
 from experiments.gateway.admission import admission_record, decide
 from experiments.gateway.chat_request import parse_chat_request
 from experiments.gateway.errors import ApiError
-from experiments.gateway.routing_cache import UNWATCHED_AFTER_SECONDS, RoutingCache
-from experiments.routing import Arm, Route, Routing, RunningExperiment
+from experiments.gateway.routing_cache import RoutingCache
+from experiments.routing import UNWATCHED_AFTER_SECONDS, Arm, Route, Routing, RunningExperiment
 
 FULL = Arm(1, {"name": "full"}, "v1", 10, "full")
 SHORT = Arm(1, {"name": "confidence"}, "v2", 11, "short")
