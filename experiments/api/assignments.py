@@ -17,7 +17,7 @@ from experiments.policies import policies_schema
 from experiments.segment_names import SEGMENT
 from experiments.services.assigning import MAX_DEADLINE_SECONDS, Wanted, assign_elsewhere
 from experiments.services.errors import InvalidInput
-from experiments.services.posted_completions import without_nul
+from experiments.services.text import without_nul
 
 router = Router(tags=["serving elsewhere"])
 MAX_PROMPT_CHARACTERS = 2**31 - 1

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from experiments.api.auth import KeyAuth
 from experiments.models import ApiKey
 from experiments.services.registry import issue_api_key, revoke_api_key
+from experiments.services.text import Text
 
 router = Router(tags=["keys"], auth=KeyAuth("manage"))
 
@@ -23,7 +24,7 @@ class KeyIn(Schema):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=120)
+    name: Text = Field(min_length=1, max_length=120)
     scopes: list[Literal["serve", "label", "manage"]] = Field(min_length=1)
 
 

@@ -6,14 +6,13 @@ import logging
 
 import redis.exceptions
 from django.http import HttpRequest, HttpResponse
-from ninja import NinjaAPI
 
 from experiments.api import assignments, completions, experiments, keys, labels, schemas
-from experiments.api.parser import StrictParser
+from experiments.api.strict import StrictAPI
 from experiments.services.errors import InvalidInput, ServiceError
 
 logger = logging.getLogger(__name__)
-api = NinjaAPI(title="Curtail", version="1", urls_namespace="api", parser=StrictParser())
+api = StrictAPI(title="Curtail", version="1", urls_namespace="api")
 api.add_router("/assignments", assignments.router)
 api.add_router("/completions", completions.router)
 api.add_router("/labels", labels.router)

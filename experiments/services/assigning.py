@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from experiments import wire
 from experiments.models import Checkpoint
@@ -76,7 +77,8 @@ def assign_elsewhere(use_case: str, wanted: Wanted) -> Assigned:
         sampling={},
     )
     stream, entry = wire.ledger_entry(record)
-    sync_redis().xadd(stream, {**entry})
+    fields: Any = entry
+    sync_redis().xadd(stream, fields)
     checkpoint = _checkpoint_name(routing.version, assignment.arm.checkpoint_id)
     return Assigned(request_id, route.slug, assignment, checkpoint, now, now + seconds)
 

@@ -6,12 +6,13 @@ import time
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.grading import extract_answer
 from experiments.services.assigned_ids import AssignedId
-from experiments.services.errors import InvalidInput
+from experiments.services.errors import InvalidInput, invalid_value
 from experiments.services.labels import NewLabel
+from experiments.services.text import Text
 from experiments.wire import CompletionRecord
 
 # Their sum, decoded_tokens, must fit a column of 32 bits too.
@@ -22,14 +23,6 @@ MAX_SECONDS = 10_000_000.0
 CLOCK_SKEW_SECONDS = 60.0
 
 
-def without_nul(text: str) -> str:
-    """The text; ValueError when PostgreSQL could not hold it."""
-    if "\x00" in text:
-        raise ValueError("must not hold the character NUL (U+0000)")
-    return text
-
-
-Text = Annotated[str, AfterValidator(without_nul)]
 Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
 Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 
@@ -80,10 +73,7 @@ def parse(line: bytes) -> PostedCompletion:
         posted = PostedCompletion.model_validate_json(line)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        if not field:
-            raise InvalidInput(f"no completion: {first['msg']}", "body") from error
-        raise InvalidInput(f"{field}: {first['msg']}, got {_shown(first['input'])}", field) from error
+        raise invalid_value(first["loc"], first["msg"], first["input"]) from error
     if posted.outcome == "answered" and posted.text is None and posted.answer is None:
         raise InvalidInput("answer or text must be there when outcome is 'answered', got neither", "answer")
     return posted
@@ -144,8 +134,3 @@ def _completed_at(given: datetime | None, admitted_at: float) -> float:
         bound = f"from the assignment to now (clocks may differ by {CLOCK_SKEW_SECONDS:g} seconds)"
         raise InvalidInput(f"completed_at: must be {bound}, got {given.isoformat()!r}", "completed_at")
     return min(max(seconds, admitted_at), now)
-
-
-def _shown(value: object, limit: int = 80) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= limit else f"{shown[:limit]}..."
