@@ -11,6 +11,9 @@ from experiments.assignment import Slice, choose_variant, unit_position
 # Looks come every minute; without one for so long, nobody would notice a harmful arm.
 UNWATCHED_AFTER_SECONDS = 300.0
 
+# Looks come every minute; without one for so long, nobody would notice a harmful arm.
+UNWATCHED_AFTER_SECONDS = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class Arm:

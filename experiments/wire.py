@@ -144,6 +144,12 @@ class CompletionRecord(_Message):
     deliveries: int = 1
 
 
+def ledger_entry(record: AdmissionRecord | CompletionRecord) -> tuple[str, dict[bytes, Any]]:
+    """The ledger's stream, and the entry of a record in it."""
+    kind = "admission" if isinstance(record, AdmissionRecord) else "completion"
+    return LEDGER_STREAM, {KIND: kind, PAYLOAD: record.encode()}
+
+
 @dataclass(frozen=True, slots=True)
 class ShadowRequest(_Message):
     """A recorded thought to be gone over again under another policy. Times are seconds since the epoch.

@@ -17,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Tests that search for counterexamples may search longer."""
+    parser.addoption("--long", action="store_true", help="search twenty times as long for inputs that break the API")
+
+
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(services: Services) -> None:
     """Start the servers before pytest-django creates the test database."""

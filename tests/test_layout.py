@@ -37,6 +37,7 @@ LAYERS = {
     "experiments.asyncio_tasks": "pure",
     "experiments.ramp": "pure",
     "experiments.routing": "pure",
+    "experiments.segment_names": "pure",
     "experiments.wire": "wire",
     "experiments.models": "models",
     "experiments.services": "services",

@@ -15,6 +15,7 @@ from experiments.api.auth import KeyAuth
 from experiments.models import ApiKey, UseCase
 from experiments.services.errors import InvalidInput
 from experiments.services.registry import issue_api_key, revoke_api_key
+from experiments.services.text import Text
 
 router = Router(tags=["keys"], auth=KeyAuth("manage"))
 
@@ -24,7 +25,7 @@ class KeyIn(Schema):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=120)
+    name: Text = Field(min_length=1, max_length=120)
     scopes: list[Literal["serve", "label", "manage"]] = Field(min_length=1)
     use_cases: list[str] = Field(default_factory=list, description="Further use cases that its requests may name.")
     any_use_case: bool = Field(default=False, description="Whether its requests may name any use case.")

@@ -10,6 +10,7 @@ from ninja import Router, Schema
 from pydantic import ConfigDict, ValidationError
 
 from experiments.api.auth import KeyAuth
+from experiments.api.json_lines import is_single
 from experiments.services import labels as service
 from experiments.services.errors import InvalidInput
 from experiments.services.labels import NewLabel
@@ -63,22 +64,13 @@ class LabelsOut(Schema):
 )
 def submit_labels(request: HttpRequest) -> LabelsOut:
     """Submit one label as JSON, or many as JSONL; all are stored, or none and an error names the first bad one."""
-    lines = [request.body] if _is_single(request) else [line for line in request.body.splitlines() if line.strip()]
+    lines = [request.body] if is_single(request) else [line for line in request.body.splitlines() if line.strip()]
     if not 1 <= len(lines) <= MAX_LABELS:
         raise InvalidInput(f"labels must be from 1 to {MAX_LABELS} in a request, got {len(lines)}", "labels")
     use_case_id: int = request.auth.use_case_id  # type: ignore[attr-defined]
     report = service.submit_labels([_label(number, line) for number, line in enumerate(lines, 1)], use_case_id)
     failed = [FailedLabelOut(**dataclasses.asdict(label)) for label in report.failed]
     return LabelsOut(stored=report.stored, graded=report.graded, failed=failed)
-
-
-def _is_single(request: HttpRequest) -> bool:
-    kind = request.content_type
-    if kind == "application/json":
-        return True
-    if kind in ("application/x-ndjson", "application/jsonl", "application/x-jsonlines"):
-        return False
-    raise InvalidInput(f"content-type must be application/json or application/x-ndjson, got {kind!r}", "content-type")
 
 
 def _label(number: int, line: bytes) -> NewLabel:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
-from ninja import NinjaAPI
+import logging
 
-from experiments.api import experiments, keys, labels, schemas, use_cases
+import redis.exceptions
+from django.http import HttpRequest, HttpResponse
+
+from experiments.api import assignments, completions, experiments, keys, labels, schemas, use_cases
+from experiments.api.strict import StrictAPI
 from experiments.services.errors import InvalidInput, ServiceError
 
-api = NinjaAPI(title="Curtail", version="1", urls_namespace="api")
+logger = logging.getLogger(__name__)
+api = StrictAPI(title="Curtail", version="1", urls_namespace="api")
+api.add_router("/assignments", assignments.router)
+api.add_router("/completions", completions.router)
 api.add_router("/labels", labels.router)
 api.add_router("/experiments", experiments.router)
 api.add_router("/keys", keys.router)
@@ -20,3 +26,11 @@ api.add_router("/schemas", schemas.router)
 def _service_error(request: HttpRequest, error: ServiceError) -> HttpResponse:
     status = 422 if isinstance(error, InvalidInput) else 409
     return api.create_response(request, {"detail": str(error), "field": error.field or None}, status=status)
+
+
+@api.exception_handler(redis.exceptions.RedisError)
+def _redis_error(request: HttpRequest, error: redis.exceptions.RedisError) -> HttpResponse:
+    logger.error("Redis failed while %s was answered", request.path, exc_info=error)
+    answer = api.create_response(request, {"detail": "the installation is not available; try again"}, status=503)
+    answer["Retry-After"] = "1"
+    return answer

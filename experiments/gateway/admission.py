@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import wire
-from experiments.assignment import is_drawn
 from experiments.eligibility import Passes, by_full, never, set_aside, unserved
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.directions import NO_DIRECTIONS, Directions, context_of, forced_assignment
 from experiments.gateway.errors import ApiError, invalid
 from experiments.gateway.fields import shown
 from experiments.gateway.observing import current
-from experiments.routing import Assignment, KeyGrant, Route, Routing, RunningExperiment, assign
-from experiments.services.secrets import api_key_digest, unit_digest
+from experiments.routing import Assignment, KeyGrant, Route, Routing, assign
+from experiments.services.admissions import record_admission
+from experiments.services.secrets import api_key_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,24 +117,17 @@ def decide(
 
 def admission_record(admitted: Admitted, request: ChatRequest) -> wire.AdmissionRecord:
     """The record that a request was admitted. The reference is in it alone; what an engine sees has none."""
-    arm = admitted.assignment.arm
-    experiment = admitted.assignment.experiment
-    return wire.AdmissionRecord(
-        id=admitted.id,
-        use_case_id=admitted.route.use_case_id,
-        checkpoint_id=arm.checkpoint_id,
-        phase_id=experiment.phase_id if experiment else None,
-        variant_id=arm.variant_id if experiment else None,
-        unit_hash=unit_digest(admitted.assignment.unit) if admitted.assignment.unit else "",
-        policy=dict(arm.policy),
-        policy_version=arm.policy_version,
-        reference=request.reference,
+    return record_admission(
+        admitted.id,
+        admitted.route,
+        admitted.assignment,
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
-        prompt_characters=request.prompt_characters,
+        reference=request.reference,
         segment=request.segment or admitted.context,
+        prompt_characters=request.prompt_characters,
         sampling=_sampling(admitted, request),
-        **_draws(admitted.id, experiment, may_shadow=not request.stop),
+        may_shadow=not request.stop,
     )
 
 
@@ -172,18 +165,3 @@ def _sampling(admitted: Admitted, request: ChatRequest) -> dict[str, Any]:
 
 def _temperature(admitted: Admitted, request: ChatRequest) -> float:
     return admitted.route.temperature if request.temperature is None else request.temperature
-
-
-def _draws(request_id: str, experiment: RunningExperiment | None, *, may_shadow: bool) -> dict[str, Any]:
-    """What the samples of an experiment say to this request; drawn here, before anything is known of its answer.
-
-    A shadow run knows no stop strings, so its answer would be another.
-    """
-    if experiment is None:
-        return {}
-    every, salt = experiment.audit_every, experiment.salt
-    return {
-        "audit_every": every,
-        "audited": every > 0 and is_drawn(salt, "audit", request_id, 1 / every),
-        "shadowed": may_shadow and is_drawn(salt, "shadow", request_id, experiment.shadow_share),
-    }

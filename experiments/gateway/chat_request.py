@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +15,8 @@ from experiments.gateway.special import Special, read_special, read_unknown
 from experiments.gateway.thinking_budget import client_cap
 from experiments.grading import MAX_REFERENCE_LENGTH, normalise_answer
 from experiments.policies import RequestFeature
+from experiments.segment_names import SEGMENT
 
-_SEGMENT = re.compile(r"[-.\w]{1,40}", re.ASCII)
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 500
 # Parameters that chats and plain completions share.
@@ -164,7 +163,7 @@ def _reference(metadata: Mapping[str, str]) -> str | None:
 
 def _segment(metadata: Mapping[str, str]) -> str:
     segment = metadata.get("segment", "")
-    if segment and not _SEGMENT.fullmatch(segment):
+    if segment and not SEGMENT.fullmatch(segment):
         raise invalid(
             "metadata.segment", f"metadata.segment must be 1 to 40 letters, digits, . - and _, got {shown(segment)}"
         )

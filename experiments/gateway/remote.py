@@ -19,7 +19,7 @@ from experiments.gateway.admission import Admitted, admission_record, serve_requ
 from experiments.gateway.answering import Events
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
-from experiments.gateway.stream_writer import StreamWriter, ledger_entry
+from experiments.gateway.stream_writer import StreamWriter
 from experiments.policies import Policy
 from workers.decoding import decode
 from workers.engines.base import Engine, EngineError, PassesOn
@@ -107,7 +107,7 @@ class RemoteServing:
         if serving.engine is None:
             raise ApiError(503, "the model cannot be served: its server is not configured rightly", "unavailable")
         events: Events = asyncio.Queue()
-        admission = asyncio.ensure_future(self._writer.append(ledger_entry(admission_record(admitted, request))))
+        admission = asyncio.ensure_future(self._writer.append(wire.ledger_entry(admission_record(admitted, request))))
         serve = serve_request(admitted, request, "")
         task = asyncio.create_task(self._decode(serving.engine, serve, admission, events))
         serving.tasks[admitted.id] = task
@@ -144,7 +144,7 @@ class RemoteServing:
             await admission
         except Exception:
             return  # never admitted: it has no completion either
-        await self._writer.append_surely(ledger_entry(ended.record))
+        await self._writer.append_surely(wire.ledger_entry(ended.record))
         events.put_nowait(ended.event)
 
     async def close(self) -> None:

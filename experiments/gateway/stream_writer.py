@@ -10,8 +10,6 @@ from typing import Any
 
 import redis.exceptions
 
-from experiments import wire
-
 logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.2
 _WRITE_SECONDS = 10.0
@@ -122,12 +120,6 @@ class StreamWriter:
                 raise
             else:
                 _settle(calls, None)
-
-
-def ledger_entry(record: wire.AdmissionRecord | wire.CompletionRecord) -> Entry:
-    """The entry of a record in the ledger."""
-    kind = "admission" if isinstance(record, wire.AdmissionRecord) else "completion"
-    return wire.LEDGER_STREAM, {wire.KIND: kind, wire.PAYLOAD: record.encode()}
 
 
 def _settle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from django.db import transaction
 from experiments.assignment import BUCKETS
 from experiments.models import Experiment, Label
 from experiments.ramp import ramp_from_json, ramp_to_json
+from experiments.segment_names import SEGMENT
 from experiments.services import audit
 from experiments.services.errors import InvalidInput, WrongState
 from experiments.statistics import guardrails as rails
@@ -25,7 +25,6 @@ DEFAULT_GUARDRAILS = (
     Guardrail(GuardrailMetric.ERROR, 0.02),
 )
 MAX_NAMES = 20
-_NAME = re.compile(r"[-.\w]{1,40}", re.ASCII)
 _DAY = 86_400
 
 
@@ -82,7 +81,7 @@ def _ramp(value: object) -> list[dict[str, Any]]:
 
 
 def _layer(value: object) -> str:
-    if not isinstance(value, str) or (value and not _NAME.fullmatch(value)):
+    if not isinstance(value, str) or (value and not SEGMENT.fullmatch(value)):
         raise InvalidInput(f"layer must be at most 40 letters, digits, . - and _, got {value!r}", "layer")
     return value
 
@@ -105,7 +104,7 @@ def _guardrails(value: object) -> list[dict[str, Any]]:
 
 
 def _segments(value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and _NAME.fullmatch(item) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) and SEGMENT.fullmatch(item) for item in value):
         raise InvalidInput(f"segments must be a list of 1 to 40 letters, digits, . - and _, got {value!r}", "segments")
     if len(set(value)) < len(value) or len(value) > MAX_NAMES:
         raise InvalidInput(f"segments must be at most {MAX_NAMES} different names, got {value!r}", "segments")

@@ -90,13 +90,23 @@ def submit_labels(labels: Sequence[NewLabel], use_case_id: int | None = None) ->
         InvalidInput: a value is missing or not allowed, a completion is unknown, or an audit label is for one that
             the audit did not draw; nothing is stored.
     """
+    latest = store_labels(labels, use_case_id)
+    ids = [pk for pk, _ in latest]
+    grade_waiting(ids, within=_GRADE_WITHIN_SECONDS)
+    return _report(latest)
+
+
+def store_labels(labels: Sequence[NewLabel], use_case_id: int | None = None) -> Mapping[tuple[str, str], NewLabel]:
+    """As :func:`submit_labels`, but what needs an isolated grader is left to a worker.
+
+    Returns:
+        What was stored, by completion and source.
+    """
     for number, label in enumerate(labels, 1):
         _check(f"labels[{number}]", label)
     latest = {(label.completion_id, label.source): label for label in labels}
     _submit(labels, latest, use_case_id)
-    ids = [pk for pk, _ in latest]
-    grade_waiting(ids, within=_GRADE_WITHIN_SECONDS)
-    return _report(latest)
+    return latest
 
 
 @transaction.atomic

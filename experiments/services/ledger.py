@@ -89,8 +89,12 @@ def _cell(name: str, value: Any) -> str:
     """One value in COPY's text format."""
     if value is None:
         return r"\N"
+    if value == "":
+        return ""
     if name.endswith("_at"):
         return datetime.fromtimestamp(value, UTC).isoformat()
+    if type(value) in (int, float):  # most columns, with nothing to escape
+        return str(value)
     if isinstance(value, dict | list):
         value = json.dumps(_without_nul(value))
     text = str(_without_nul(str(value)))

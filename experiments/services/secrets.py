@@ -32,3 +32,8 @@ def forced_variant_signature(experiment_id: int, variant: str, expires: int) -> 
 def unit_digest(unit: str) -> str:
     """What is stored of a unit id: 32 hex digits."""
     return _keyed_hash("unit", unit)[:32]
+
+
+def assignment_tag(text: str) -> str:
+    """What an assignment's id is signed with: 16 hex digits."""
+    return _keyed_hash("assignment", text)[:16]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from django.test import Client
 
 from experiments.models import Checkpoint, ModelProfile, UseCase
 from experiments.services.registry import issue_api_key
+from experiments.services.routing_view import routing_view
 
 Call = Callable[..., Any]
 
@@ -33,3 +34,11 @@ def call(client: Client, use_case: UseCase) -> Call:
         return client.generic(method, f"/api/v1{path}", headers=headers, **options)
 
     return send
+
+
+@pytest.fixture
+def fresh_routing() -> Iterator[None]:
+    """No view of the routing is left from another test, whose configuration had the same version."""
+    routing_view.forget()
+    yield
+    routing_view.forget()
