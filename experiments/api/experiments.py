@@ -101,13 +101,13 @@ def list_experiments(request: HttpRequest) -> list[ExperimentOut]:
     return [_out(row) for row in _rows(request)]
 
 
-@router.get("/{int:experiment_id}", response=ExperimentOut)
+@router.get("/{experiment_id}", response=ExperimentOut)
 def read_experiment(request: HttpRequest, experiment_id: int) -> ExperimentOut:
     """One experiment."""
     return _out(get_object_or_404(_rows(request), pk=experiment_id))
 
 
-@router.patch("/{int:experiment_id}", response=ExperimentOut)
+@router.patch("/{experiment_id}", response=ExperimentOut)
 def change_experiment(request: HttpRequest, experiment_id: int, changes: DeclarationsIn) -> ExperimentOut:
     """Change what a draft declares: guardrails, segments, labels, the maximum duration, whom to tell."""
     experiment = get_object_or_404(_own(request), pk=experiment_id)
@@ -116,7 +116,7 @@ def change_experiment(request: HttpRequest, experiment_id: int, changes: Declara
     return read_experiment(request, experiment_id)
 
 
-@router.get("/{int:experiment_id}/snapshot", response=dict[str, Any])
+@router.get("/{experiment_id}/snapshot", response=dict[str, Any])
 def read_snapshot(request: HttpRequest, experiment_id: int) -> dict[str, Any]:
     """The newest snapshot: estimates, health and verdict; 404 before the first look."""
     snapshot = _newest(request, experiment_id)
@@ -124,7 +124,7 @@ def read_snapshot(request: HttpRequest, experiment_id: int) -> dict[str, Any]:
     return {"taken_at": snapshot.taken_at.isoformat(), **data}
 
 
-@router.get("/{int:experiment_id}/snapshot.csv")
+@router.get("/{experiment_id}/snapshot.csv")
 def read_snapshot_csv(request: HttpRequest, experiment_id: int) -> HttpResponse:
     """The newest snapshot as CSV: subject, quantity (the path in the JSON form) and value."""
     name = f'attachment; filename="experiment-{experiment_id}.csv"'
@@ -132,7 +132,7 @@ def read_snapshot_csv(request: HttpRequest, experiment_id: int) -> HttpResponse:
     return HttpResponse(body, content_type="text/csv; charset=utf-8", headers={"content-disposition": name})
 
 
-@router.get("/{int:experiment_id}/snapshots", response=list[dict[str, Any]])
+@router.get("/{experiment_id}/snapshots", response=list[dict[str, Any]])
 def read_course(request: HttpRequest, experiment_id: int, limit: int = 1_000) -> list[dict[str, Any]]:
     """The newest looks over all phases, the oldest first: both contrasts of each treatment over time."""
     if not 1 <= limit <= MAX_LOOKS:
@@ -140,7 +140,7 @@ def read_course(request: HttpRequest, experiment_id: int, limit: int = 1_000) ->
     return course(get_object_or_404(_own(request), pk=experiment_id), limit)
 
 
-@router.get("/{int:experiment_id}/audit", response=list[str])
+@router.get("/{experiment_id}/audit", response=list[str])
 def read_audit(request: HttpRequest, experiment_id: int, limit: int = 1_000) -> list[str]:
     """Ids of the newest answered completions that the audit drew and nobody has labelled yet."""
     if not 1 <= limit <= MAX_LOOKS:
