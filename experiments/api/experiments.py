@@ -163,13 +163,13 @@ def list_experiments(request: HttpRequest) -> list[ExperimentOut]:
     return [_out(row) for row in _rows(request)]
 
 
-@router.get("/{int:experiment_id}", response=ExperimentOut)
+@router.get("/{experiment_id}", response=ExperimentOut)
 def read_experiment(request: HttpRequest, experiment_id: int) -> ExperimentOut:
     """One experiment."""
     return _out(get_object_or_404(_rows(request), pk=experiment_id))
 
 
-@router.patch("/{int:experiment_id}", response=ExperimentOut)
+@router.patch("/{experiment_id}", response=ExperimentOut)
 def change_experiment(request: HttpRequest, experiment_id: int, changes: DeclarationsIn) -> ExperimentOut:
     """Change what a draft declares: guardrails, segments, labels, the maximum duration, whom to tell."""
     experiment = get_object_or_404(_own(request), pk=experiment_id)
@@ -178,7 +178,7 @@ def change_experiment(request: HttpRequest, experiment_id: int, changes: Declara
     return read_experiment(request, experiment_id)
 
 
-@router.post("/{int:experiment_id}/coverage", response=ExperimentOut)
+@router.post("/{experiment_id}/coverage", response=ExperimentOut)
 def raise_experiment_coverage(request: HttpRequest, experiment_id: int, wanted: CoverageIn) -> ExperimentOut:
     """Take more units into a running experiment; no unit that is in moves, and no phase opens."""
     experiment = get_object_or_404(_own(request), pk=experiment_id)
@@ -186,7 +186,7 @@ def raise_experiment_coverage(request: HttpRequest, experiment_id: int, wanted: 
     return read_experiment(request, experiment_id)
 
 
-@router.post("/{int:experiment_id}/forced-variants", response={201: ForcedVariantOut})
+@router.post("/{experiment_id}/forced-variants", response={201: ForcedVariantOut})
 def force_variant(request: HttpRequest, experiment_id: int, wanted: ForcedVariantIn) -> Status[ForcedVariantOut]:
     """Make a header by which testers are served by a variant; their requests count nowhere."""
     experiment = get_object_or_404(_own(request), pk=experiment_id)
@@ -194,7 +194,7 @@ def force_variant(request: HttpRequest, experiment_id: int, wanted: ForcedVarian
     return Status(201, ForcedVariantOut(header=HEADER, value=issued.value, expires=issued.expires))
 
 
-@router.get("/{int:experiment_id}/snapshot", response=dict[str, Any])
+@router.get("/{experiment_id}/snapshot", response=dict[str, Any])
 def read_snapshot(request: HttpRequest, experiment_id: int) -> dict[str, Any]:
     """The newest snapshot: estimates, health and verdict; 404 before the first look."""
     snapshot = _newest(request, experiment_id)
@@ -202,7 +202,7 @@ def read_snapshot(request: HttpRequest, experiment_id: int) -> dict[str, Any]:
     return {"taken_at": snapshot.taken_at.isoformat(), **data}
 
 
-@router.get("/{int:experiment_id}/snapshot.csv")
+@router.get("/{experiment_id}/snapshot.csv")
 def read_snapshot_csv(request: HttpRequest, experiment_id: int) -> HttpResponse:
     """The newest snapshot as CSV: subject, quantity (the path in the JSON form) and value."""
     name = f'attachment; filename="experiment-{experiment_id}.csv"'
@@ -210,7 +210,7 @@ def read_snapshot_csv(request: HttpRequest, experiment_id: int) -> HttpResponse:
     return HttpResponse(body, content_type="text/csv; charset=utf-8", headers={"content-disposition": name})
 
 
-@router.get("/{int:experiment_id}/snapshots", response=list[dict[str, Any]])
+@router.get("/{experiment_id}/snapshots", response=list[dict[str, Any]])
 def read_course(request: HttpRequest, experiment_id: int, limit: int = 1_000) -> list[dict[str, Any]]:
     """The newest looks over all phases, the oldest first: both contrasts of each treatment over time."""
     if not 1 <= limit <= MAX_LOOKS:
@@ -218,7 +218,7 @@ def read_course(request: HttpRequest, experiment_id: int, limit: int = 1_000) ->
     return course(get_object_or_404(_own(request), pk=experiment_id), limit)
 
 
-@router.get("/{int:experiment_id}/audit", response=list[str])
+@router.get("/{experiment_id}/audit", response=list[str])
 def read_audit(request: HttpRequest, experiment_id: int, limit: int = 1_000) -> list[str]:
     """Ids of the newest answered completions that the audit drew and nobody has labelled yet."""
     if not 1 <= limit <= MAX_LOOKS:

@@ -72,7 +72,7 @@ def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
     return Status(201, IssuedKeyOut(token=issued.token, **_stored(issued.key)))
 
 
-@router.delete("/{int:key_id}", response={204: None})
+@router.delete("/{key_id}", response={204: None})
 def delete_key(request: HttpRequest, key_id: int) -> Status[None]:
     """Revoke a key, at once and for good; a second time changes nothing."""
     caller = _caller(request)
