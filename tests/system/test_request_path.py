@@ -233,7 +233,7 @@ def test_nothing_is_left_in_redis_after_the_answers(installation: Installation) 
         (None, {"model": "other", "messages": [{"role": "user", "content": "x"}]}, 404, "model_not_found"),
         (
             None,
-            {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "tools": []},
+            {"model": MODEL, "messages": [{"role": "user", "content": "x"}], "novelty": 1},
             400,
             "unsupported_parameter",
         ),
@@ -252,9 +252,9 @@ def test_a_refused_request_gets_openais_error_form_and_leaves_no_trace(
     assert installation.redis.xlen(wire.LEDGER_STREAM) == 0
 
 
-def test_the_models_list_names_the_served_model(installation: Installation) -> None:
+def test_the_models_list_names_the_model_and_the_use_case(installation: Installation) -> None:
     with client(installation) as api:
-        assert [model.id for model in api.models.list()] == [MODEL]
+        assert [model.id for model in api.models.list()] == [MODEL, "arithmetic"]
 
 
 def test_a_stop_string_ends_the_answer_of_a_hosted_model(installation: Installation) -> None:
