@@ -45,7 +45,11 @@ class RunningExperiment:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A use case."""
+    """A use case.
+
+    Attributes:
+        retention: what becomes of its texts: keep, hash or drop.
+    """
 
     use_case_id: int
     slug: str
@@ -54,6 +58,7 @@ class Route:
     deadline_seconds: float
     in_force: Arm
     experiment: RunningExperiment | None
+    retention: str = "keep"
 
 
 @dataclass(frozen=True, slots=True)

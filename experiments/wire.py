@@ -21,6 +21,8 @@ REQUEST_GROUP = "engine-hosts"
 REPLY_EXPIRY_SECONDS = 600
 PAYLOAD = b"d"
 KIND = b"k"
+# What becomes of texts, by use case: kept, hashed (keyed), or dropped.
+KEEP, HASH, DROP = "keep", "hash", "drop"
 
 
 def request_stream(checkpoint_id: int) -> str:
@@ -85,6 +87,7 @@ class ServeRequest(_Message):
     deadline_at: float
     traceparent: str = ""
     client_cap: int | None = None
+    retention: str = KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class AdmissionRecord(_Message):
     audited: bool = False
     shadowed: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
+    retention: str = KEEP
+    user_hash: str = ""
+    conversation_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,7 @@ class CompletionRecord(_Message):
     queue_seconds: float | None = None
     latency_seconds: float | None = None
     deliveries: int = 1
+    retention: str = KEEP
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from ninja import Router, Schema
 from ninja.responses import Status
 from pydantic import ConfigDict, Field
 
-from experiments.api.auth import KeyAuth
+from experiments.api.auth import KeyAuth, caller
 from experiments.models import ApiKey
 from experiments.services.registry import issue_api_key, revoke_api_key
 
@@ -47,14 +47,14 @@ class IssuedKeyOut(KeyOut):
 @router.get("", response=list[KeyOut])
 def list_keys(request: HttpRequest) -> list[ApiKey]:
     """All keys of the use case, revoked ones too, the newest first."""
-    return list(ApiKey.objects.filter(use_case_id=_caller(request).use_case_id).order_by("-pk"))
+    return list(ApiKey.objects.filter(use_case_id=caller(request).use_case_id).order_by("-pk"))
 
 
 @router.post("", response={201: IssuedKeyOut})
 def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
     """Make a key for the use case."""
-    caller = _caller(request)
-    issued = issue_api_key(f"key {caller.pk}", wanted.name, caller.use_case, sorted(set(wanted.scopes)))
+    calling = caller(request)
+    issued = issue_api_key(f"key {calling.pk}", wanted.name, calling.use_case, sorted(set(wanted.scopes)))
     stored = KeyOut.from_orm(issued.key).model_dump()
     return Status(201, IssuedKeyOut(token=issued.token, **stored))
 
@@ -62,12 +62,7 @@ def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
 @router.delete("/{int:key_id}", response={204: None})
 def delete_key(request: HttpRequest, key_id: int) -> Status[None]:
     """Revoke a key, at once and for good; a second time changes nothing."""
-    caller = _caller(request)
-    key = get_object_or_404(ApiKey, pk=key_id, use_case_id=caller.use_case_id)
-    revoke_api_key(f"key {caller.pk}", key)
+    calling = caller(request)
+    key = get_object_or_404(ApiKey, pk=key_id, use_case_id=calling.use_case_id)
+    revoke_api_key(f"key {calling.pk}", key)
     return Status(204, None)
-
-
-def _caller(request: HttpRequest) -> ApiKey:
-    key: ApiKey = request.auth  # type: ignore[attr-defined]
-    return key

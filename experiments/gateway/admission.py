@@ -100,7 +100,10 @@ def admission_record(admitted: Admitted, request: ChatRequest) -> wire.Admission
         prompt_characters=request.prompt_characters,
         segment=request.segment,
         sampling=_sampling(admitted, request),
-        **_draws(admitted.id, experiment),
+        retention=admitted.route.retention,
+        user_hash=unit_digest(request.user) if request.user else "",
+        conversation_hash=unit_digest(request.conversation) if request.conversation else "",
+        **_draws(admitted, experiment),
     )
 
 
@@ -120,6 +123,7 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         traceparent=seen.traceparent if (seen := current()) else "",
+        retention=admitted.route.retention,
     )
 
 
@@ -137,13 +141,15 @@ def _temperature(admitted: Admitted, request: ChatRequest) -> float:
     return admitted.route.temperature if request.temperature is None else request.temperature
 
 
-def _draws(request_id: str, experiment: RunningExperiment | None) -> dict[str, Any]:
+def _draws(admitted: Admitted, experiment: RunningExperiment | None) -> dict[str, Any]:
     """What the samples of an experiment say to this request; drawn here, before anything is known of its answer."""
     if experiment is None:
         return {}
-    every, salt = experiment.audit_every, experiment.salt
+    every, salt, request_id = experiment.audit_every, experiment.salt, admitted.id
+    # A shadow run goes over the stored thinking again.
+    kept = admitted.route.retention == wire.KEEP
     return {
         "audit_every": every,
         "audited": every > 0 and is_drawn(salt, "audit", request_id, 1 / every),
-        "shadowed": is_drawn(salt, "shadow", request_id, experiment.shadow_share),
+        "shadowed": kept and is_drawn(salt, "shadow", request_id, experiment.shadow_share),
     }

@@ -11,6 +11,7 @@ from typing import Any
 import redis.exceptions
 
 from experiments import wire
+from experiments.services.retention import message_payload
 
 logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.2
@@ -127,7 +128,7 @@ class StreamWriter:
 def ledger_entry(record: wire.AdmissionRecord | wire.CompletionRecord) -> Entry:
     """The entry of a record in the ledger."""
     kind = "admission" if isinstance(record, wire.AdmissionRecord) else "completion"
-    return wire.LEDGER_STREAM, {wire.KIND: kind, wire.PAYLOAD: record.encode()}
+    return wire.LEDGER_STREAM, {wire.KIND: kind, wire.PAYLOAD: message_payload(record)}
 
 
 def _settle(

@@ -71,6 +71,11 @@ class Checkpoint(models.Model):
 class UseCase(models.Model):
     """A route: what is served to whom, and how much EM may be given up for how many tokens."""
 
+    class Retention(models.TextChoices):
+        KEEP = "keep", "Kept"
+        HASH = "hash", "Keyed hashes only"
+        DROP = "drop", "Dropped"
+
     slug = models.SlugField(max_length=64, unique=True)
     name = models.CharField(max_length=120)
     checkpoint = models.ForeignKey(
@@ -80,6 +85,13 @@ class UseCase(models.Model):
     margin = models.FloatField(default=0.02)
     min_saving = models.FloatField(default=0.05)
     deadline_seconds = models.FloatField(default=60.0)
+    retention = models.CharField(
+        max_length=8,
+        choices=Retention.choices,
+        default=Retention.KEEP,
+        db_default="keep",
+        help_text="What becomes of prompts, thinking, answers and references.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -39,6 +39,7 @@ def _route(use_case: UseCase, experiment: Experiment | None) -> Route:
         deadline_seconds=use_case.deadline_seconds,
         in_force=_arm(use_case.checkpoint_id, use_case.policy),
         experiment=_running(experiment) if experiment else None,
+        retention=use_case.retention,
     )
 
 

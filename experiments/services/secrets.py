@@ -1,4 +1,4 @@
-"""Keyed hashes: of API keys and of unit ids. The key is derived from the installation's secret."""
+"""Keyed hashes: of API keys, of unit ids and of texts. The key is derived from the installation's secret."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ def _purpose_key(secret: str, purpose: str) -> bytes:
     return hmac.new(secret.encode(), f"curtail:{purpose}".encode(), hashlib.sha256).digest()
 
 
+def purpose_key(purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose."""
+    return _purpose_key(settings.SECRET_KEY, purpose)
+
+
 def _keyed_hash(purpose: str, text: str) -> str:
-    key = _purpose_key(settings.SECRET_KEY, purpose)
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(purpose_key(purpose), text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def api_key_digest(token: str) -> str:
@@ -27,3 +31,8 @@ def api_key_digest(token: str) -> str:
 def unit_digest(unit: str) -> str:
     """What is stored of a unit id: 32 hex digits."""
     return _keyed_hash("unit", unit)[:32]
+
+
+def text_digest(text: str) -> str:
+    """What is kept of a text that is hashed: 64 hex digits."""
+    return _keyed_hash("text", text)
