@@ -82,7 +82,7 @@ def erase_late(admission_ids: Sequence[str]) -> None:
 def _erased(ids: Sequence[str]) -> set[str]:
     """Those that hold no text any more."""
     gone = Admission.objects.filter(pk__in=ids, retention=wire.DROP, reference=None)
-    bare = Completion.objects.filter(retention=wire.DROP, text="", thinking="", answer="", messages=None)
+    bare = Completion.objects.filter(retention=wire.DROP, text="", thinking="", answer="", messages__isnull=True)
     return set(gone.filter(pk__in=bare.filter(pk__in=ids).values("pk")).values_list("pk", flat=True))
 
 

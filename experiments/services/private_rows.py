@@ -66,6 +66,8 @@ def settle(admission_ids: Sequence[str]) -> None:
     for row in completions:
         strip(row, private[row.pk])
     Completion.objects.bulk_update(completions, COMPLETION_FIELDS, batch_size=BATCH)
+    # In bulk, None would be JSON's null.
+    Completion.objects.filter(pk__in=[row.pk for row in completions if row.messages is None]).update(messages=None)
     done = {row.pk: private[row.pk] for row in completions}
     admissions = list(Admission.objects.filter(pk__in=done).exclude(reference=None))
     for admission in admissions:
