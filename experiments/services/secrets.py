@@ -20,7 +20,7 @@ def purpose_key(purpose: str) -> bytes:
 
 
 def _keyed_hash(purpose: str, text: str) -> str:
-    return hmac.new(purpose_key(purpose), text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.digest(purpose_key(purpose), text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def api_key_digest(token: str) -> str:
