@@ -20,6 +20,7 @@ from experiments.services.registry import (
     register_use_case,
     revoke_api_key,
 )
+from experiments.services.roles import grant_role
 from experiments.statistics.design import SMALLEST_TUNING_N
 
 ACTOR = "demo"
@@ -55,6 +56,7 @@ def seed(scenarios: Sequence[DemoExperiment]) -> Seeded:
     user, _ = get_user_model().objects.get_or_create(username="demo")
     user.set_password(password)
     user.save()
+    grant_role(ACTOR, "demo", "owner")
     return Seeded(tuple(_experiment(s, checkpoints) for s in scenarios), "demo", password)
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+def _make_roles(**options: Any) -> None:
+    from experiments.services.roles import make_groups
+
+    make_groups(options["using"])
 
 
 class ExperimentsConfig(AppConfig):
@@ -10,3 +19,7 @@ class ExperimentsConfig(AppConfig):
 
     name = "experiments"
     verbose_name = "Curtail"
+
+    def ready(self) -> None:
+        """Have the groups of the roles there whenever the tables are."""
+        post_migrate.connect(_make_roles, sender=self)

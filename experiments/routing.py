@@ -61,6 +61,7 @@ class Route:
         holdout: units that never enter an experiment.
         by_context: what serves outside experiments in some contexts, instead of ``in_force``.
         engine: of its model.
+        retention: what becomes of its texts: keep, hash or drop.
     """
 
     use_case_id: int
@@ -73,6 +74,7 @@ class Route:
     holdout: Slice | None = None
     by_context: Mapping[str, Arm] = field(default_factory=dict)
     engine: str = ""
+    retention: str = "keep"
 
     @property
     def arms(self) -> tuple[Arm, ...]:

@@ -21,6 +21,8 @@ REQUEST_GROUP = "engine-hosts"
 REPLY_EXPIRY_SECONDS = 600
 PAYLOAD = b"d"
 KIND = b"k"
+# What becomes of texts, by use case: kept, hashed (keyed), or dropped.
+KEEP, HASH, DROP = "keep", "hash", "drop"
 
 
 def request_stream(checkpoint_id: int) -> str:
@@ -88,6 +90,7 @@ class ServeRequest(_Message):
     stop: list[str] = field(default_factory=list)
     passthrough: dict[str, Any] | None = None
     extra_sampling: dict[str, Any] = field(default_factory=dict)
+    retention: str = KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,9 @@ class AdmissionRecord(_Message):
     audited: bool = False
     shadowed: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
+    retention: str = KEEP
+    user_hash: str = ""
+    conversation_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +148,7 @@ class CompletionRecord(_Message):
     queue_seconds: float | None = None
     latency_seconds: float | None = None
     deliveries: int = 1
-
-
-def ledger_entry(record: AdmissionRecord | CompletionRecord) -> tuple[str, dict[bytes, Any]]:
-    """The ledger's stream, and the entry of a record in it."""
-    kind = "admission" if isinstance(record, AdmissionRecord) else "completion"
-    return LEDGER_STREAM, {KIND: kind, PAYLOAD: record.encode()}
+    retention: str = KEEP
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import redis.exceptions
 
 from experiments import wire
 from experiments.asyncio_tasks import end_tasks
+from experiments.services.sealing import unseal
 from workers.decoding import Ended, decode, failed
 from workers.engines.base import Engine
 from workers.metrics import worker_metrics
@@ -185,7 +186,7 @@ class CheckpointServer:
         Its gateway answers with a timeout.
         """
         try:
-            return wire.ServeRequest.decode(fields[wire.PAYLOAD])
+            return wire.ServeRequest.decode(unseal(fields[wire.PAYLOAD]))
         except (ValueError, TypeError):
             logger.exception("entry %s of %s can't be read; it is dropped", entry_id, self._stream)
         async with self._redis.pipeline(transaction=True) as pipe:
@@ -219,7 +220,7 @@ class CheckpointServer:
 
         def send(event: wire.ReplyEvent) -> None:
             nonlocal first
-            self._outbox.put(request.reply_to, event, first_text=first)
+            self._outbox.put(request.reply_to, event, first_text=first, private=request.retention != wire.KEEP)
             first = False
 
         ended = await decode(self._engine, request, send, self._deliveries.pop(request.id, 1))
@@ -231,4 +232,5 @@ class CheckpointServer:
     def _settle(self, entry_id: bytes, request: wire.ServeRequest, ended: Ended) -> None:
         worker_metrics().ended(self._checkpoint_id, ended.record)
         trace_decoding(request, ended.record)
-        self._outbox.put(request.reply_to, ended.event, Ending(ended.record, self._stream, entry_id))
+        ending = Ending(ended.record, self._stream, entry_id)
+        self._outbox.put(request.reply_to, ended.event, ending, private=request.retention != wire.KEEP)

@@ -102,10 +102,12 @@ def failed(
         request.id,
         "error",
         now,
-        error=message,
+        # A message of an engine may quote the prompt.
+        error=message if request.retention == wire.KEEP else code,
         messages=request.messages,
         latency_seconds=now - request.admitted_at,
         deliveries=deliveries,
+        retention=request.retention,
     )
     return Ended(record, wire.ReplyEvent(request.id, "error", _error(message, code, status)))
 
@@ -146,7 +148,12 @@ def _timed_out(request: wire.ServeRequest, record: wire.CompletionRecord | None,
     seconds = request.deadline_at - request.admitted_at
     message = f"no answer within {seconds:g} seconds"
     base = record or wire.CompletionRecord(
-        request.id, "timeout", time.time(), messages=request.messages, deliveries=deliveries
+        request.id,
+        "timeout",
+        time.time(),
+        messages=request.messages,
+        deliveries=deliveries,
+        retention=request.retention,
     )
     timed_out = dataclasses.replace(base, outcome="timeout", error=message)
     return Ended(timed_out, wire.ReplyEvent(request.id, "error", _error(message, "timeout", 504)))
@@ -191,4 +198,5 @@ def _record(
         queue_seconds=waited + result.queued_seconds,
         latency_seconds=now - request.admitted_at,
         deliveries=deliveries,
+        retention=request.retention,
     )

@@ -14,6 +14,7 @@ from django.db import DataError, Error, IntegrityError, connections
 
 from experiments import wire
 from experiments.services.ledger import ingest
+from experiments.services.sealing import unseal
 from workers.metrics import worker_metrics
 
 logger = logging.getLogger(__name__)
@@ -130,12 +131,13 @@ class LedgerWriter:
     def _ingest(self, entries: Sequence[_Entry]) -> None:
         admissions, completions, shadow_runs = [], [], []
         for _, fields in entries:
+            payload = unseal(fields[wire.PAYLOAD])
             if fields[wire.KIND] == b"admission":
-                admissions.append(wire.AdmissionRecord.decode(fields[wire.PAYLOAD]))
+                admissions.append(wire.AdmissionRecord.decode(payload))
             elif fields[wire.KIND] == b"completion":
-                completions.append(wire.CompletionRecord.decode(fields[wire.PAYLOAD]))
+                completions.append(wire.CompletionRecord.decode(payload))
             elif fields[wire.KIND] == b"shadow":
-                shadow_runs.append(wire.ShadowRecord.decode(fields[wire.PAYLOAD]))
+                shadow_runs.append(wire.ShadowRecord.decode(payload))
             else:
                 raise ValueError(
                     f"ledger entries are of kind admission, completion or shadow, got {fields[wire.KIND]!r}"

@@ -10,6 +10,8 @@ from typing import Any
 import redis.exceptions
 
 from experiments import wire
+from experiments.services.retention import message_payload
+from experiments.services.sealing import seal
 
 logger = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.2
@@ -30,6 +32,7 @@ class _Item:
     event: wire.ReplyEvent
     ending: Ending | None
     first_text: bool
+    private: bool
 
 
 class Outbox:
@@ -56,7 +59,13 @@ class Outbox:
         return len(self._items) + self._in_hand
 
     def put(
-        self, reply_to: str, event: wire.ReplyEvent, ending: Ending | None = None, *, first_text: bool = False
+        self,
+        reply_to: str,
+        event: wire.ReplyEvent,
+        ending: Ending | None = None,
+        *,
+        first_text: bool = False,
+        private: bool = False,
     ) -> None:
         """Queue one event.
 
@@ -65,8 +74,9 @@ class Outbox:
             event: the event.
             ending: given with a request's last event.
             first_text: whether this is the first text of its request that a client will see.
+            private: whether nobody may read the event in Redis.
         """
-        self._items.append(_Item(reply_to, event, ending, first_text))
+        self._items.append(_Item(reply_to, event, ending, first_text, private))
         self._empty.clear()
         self._wake.set()
 
@@ -94,16 +104,18 @@ class Outbox:
 
     async def _write(self, items: list[_Item]) -> None:
         replies: dict[str, list[wire.ReplyEvent]] = {}
+        private = {item.reply_to for item in items if item.private}
         async with self._redis.pipeline(transaction=True) as pipe:
             for item in items:
                 replies.setdefault(item.reply_to, []).append(item.event)
                 if item.first_text:
                     pipe.set(wire.started_key(item.event.request_id), 1, ex=wire.REPLY_EXPIRY_SECONDS)
                 if item.ending is not None:
-                    record = item.ending.record.encode()
+                    record = message_payload(item.ending.record)
                     pipe.xadd(wire.LEDGER_STREAM, {wire.KIND: "completion", wire.PAYLOAD: record})
             for reply_to, events in replies.items():
-                pipe.xadd(reply_to, {wire.PAYLOAD: wire.pack_replies(events)})
+                payload = wire.pack_replies(events)
+                pipe.xadd(reply_to, {wire.PAYLOAD: seal(payload) if reply_to in private else payload})
                 pipe.expire(reply_to, wire.REPLY_EXPIRY_SECONDS)
             for item in items:
                 if item.ending is not None:

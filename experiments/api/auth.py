@@ -10,6 +10,12 @@ from experiments.models import ApiKey
 from experiments.services.secrets import api_key_digest
 
 
+def caller(request: HttpRequest) -> ApiKey:
+    """The key of an authorised request."""
+    key: ApiKey = request.auth  # type: ignore[attr-defined]
+    return key
+
+
 class KeyAuth(HttpBearer):
     """Demands a key with one scope.
 

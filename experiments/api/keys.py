@@ -11,7 +11,7 @@ from ninja import Router, Schema
 from ninja.responses import Status
 from pydantic import ConfigDict, Field
 
-from experiments.api.auth import KeyAuth
+from experiments.api.auth import KeyAuth, caller
 from experiments.models import ApiKey, UseCase
 from experiments.services.errors import InvalidInput
 from experiments.services.registry import issue_api_key, revoke_api_key
@@ -53,20 +53,20 @@ class IssuedKeyOut(KeyOut):
 @router.get("", response=list[KeyOut])
 def list_keys(request: HttpRequest) -> list[KeyOut]:
     """All keys of the use case, revoked ones too, the newest first."""
-    keys = ApiKey.objects.filter(use_case_id=_caller(request).use_case_id).prefetch_related("use_cases")
+    keys = ApiKey.objects.filter(use_case_id=caller(request).use_case_id).prefetch_related("use_cases")
     return [KeyOut(**_stored(key)) for key in keys.order_by("-pk")]
 
 
 @router.post("", response={201: IssuedKeyOut})
 def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
     """Make a key for the use case."""
-    caller = _caller(request)
+    calling = caller(request)
     issued = issue_api_key(
-        f"key {caller.pk}",
+        f"key {calling.pk}",
         wanted.name,
-        caller.use_case,
+        calling.use_case,
         sorted(set(wanted.scopes)),
-        further=_within_reach(caller, wanted),
+        further=_within_reach(calling, wanted),
         any_use_case=wanted.any_use_case,
     )
     return Status(201, IssuedKeyOut(token=issued.token, **_stored(issued.key)))
@@ -75,9 +75,9 @@ def create_key(request: HttpRequest, wanted: KeyIn) -> Status[IssuedKeyOut]:
 @router.delete("/{key_id}", response={204: None})
 def delete_key(request: HttpRequest, key_id: int) -> Status[None]:
     """Revoke a key, at once and for good; a second time changes nothing."""
-    caller = _caller(request)
-    key = get_object_or_404(ApiKey, pk=key_id, use_case_id=caller.use_case_id)
-    revoke_api_key(f"key {caller.pk}", key)
+    calling = caller(request)
+    key = get_object_or_404(ApiKey, pk=key_id, use_case_id=calling.use_case_id)
+    revoke_api_key(f"key {calling.pk}", key)
     return Status(204, None)
 
 
@@ -87,13 +87,13 @@ def _stored(key: ApiKey) -> dict[str, Any]:
     return plain | {"use_cases": sorted(use_case.slug for use_case in key.use_cases.all())}
 
 
-def _within_reach(caller: ApiKey, wanted: KeyIn) -> list[UseCase]:
+def _within_reach(calling: ApiKey, wanted: KeyIn) -> list[UseCase]:
     """The further use cases; a key can't make one that reaches further than itself."""
-    if wanted.any_use_case and not caller.any_use_case:
+    if wanted.any_use_case and not calling.any_use_case:
         raise InvalidInput("any_use_case must be false: the calling key may not name any use case", "any_use_case")
     allowed = UseCase.objects.all()
-    if not caller.any_use_case:
-        allowed = allowed.filter(pk__in=[caller.use_case_id, *caller.use_cases.values_list("pk", flat=True)])
+    if not calling.any_use_case:
+        allowed = allowed.filter(pk__in=[calling.use_case_id, *calling.use_cases.values_list("pk", flat=True)])
     known = {use_case.slug: use_case for use_case in allowed}
     if unknown := sorted(set(wanted.use_cases) - set(known)):
         reached = ", ".join(sorted(known))
@@ -101,8 +101,3 @@ def _within_reach(caller: ApiKey, wanted: KeyIn) -> list[UseCase]:
             f"use_cases must be some that the calling key may name, {reached}, got {unknown[0]!r}", "use_cases"
         )
     return [known[slug] for slug in sorted(set(wanted.use_cases))]
-
-
-def _caller(request: HttpRequest) -> ApiKey:
-    key: ApiKey = request.auth  # type: ignore[attr-defined]
-    return key

@@ -7,7 +7,7 @@ import logging
 import redis.exceptions
 from django.http import HttpRequest, HttpResponse
 
-from experiments.api import assignments, completions, experiments, keys, labels, schemas, use_cases
+from experiments.api import assignments, completions, erasures, experiments, keys, labels, schemas, use_cases
 from experiments.api.strict import StrictAPI
 from experiments.services.errors import InvalidInput, ServiceError
 
@@ -20,6 +20,7 @@ api.add_router("/experiments", experiments.router)
 api.add_router("/keys", keys.router)
 api.add_router("/use-case", use_cases.router)
 api.add_router("/schemas", schemas.router)
+api.add_router("/erasures", erasures.router)
 
 
 @api.exception_handler(ServiceError)

@@ -128,6 +128,8 @@ def admission_record(admitted: Admitted, request: ChatRequest) -> wire.Admission
         prompt_characters=request.prompt_characters,
         sampling=_sampling(admitted, request),
         may_shadow=not request.stop,
+        user=request.user,
+        conversation=request.conversation,
     )
 
 
@@ -150,6 +152,7 @@ def serve_request(admitted: Admitted, request: ChatRequest, reply_to: str) -> wi
         admitted_at=admitted.admitted_at,
         deadline_at=admitted.deadline_at,
         traceparent=seen.traceparent if (seen := current()) else "",
+        retention=admitted.route.retention,
     )
 
 

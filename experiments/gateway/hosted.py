@@ -12,6 +12,7 @@ from experiments.gateway.answering import Events
 from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.replies import Replies
 from experiments.gateway.stream_writer import StreamWriter
+from experiments.services.retention import ledger_entry, message_payload
 
 
 class HostedServing:
@@ -39,7 +40,7 @@ class HostedServing:
             serve = serve_request(admitted, request, self._replies.stream)
             stream = wire.request_stream(admitted.assignment.arm.checkpoint_id)
             await self._writer.append(
-                wire.ledger_entry(admission_record(admitted, request)), (stream, {wire.PAYLOAD: serve.encode()})
+                ledger_entry(admission_record(admitted, request)), (stream, {wire.PAYLOAD: message_payload(serve)})
             )
             yield events
 

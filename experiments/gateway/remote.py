@@ -21,6 +21,7 @@ from experiments.gateway.chat_request import ChatRequest
 from experiments.gateway.errors import ApiError
 from experiments.gateway.stream_writer import StreamWriter
 from experiments.policies import Policy
+from experiments.services.retention import ledger_entry
 from workers.decoding import decode
 from workers.engines.base import Engine, EngineError, PassesOn
 from workers.served import ServedCheckpoint
@@ -107,7 +108,7 @@ class RemoteServing:
         if serving.engine is None:
             raise ApiError(503, "the model cannot be served: its server is not configured rightly", "unavailable")
         events: Events = asyncio.Queue()
-        admission = asyncio.ensure_future(self._writer.append(wire.ledger_entry(admission_record(admitted, request))))
+        admission = asyncio.ensure_future(self._writer.append(ledger_entry(admission_record(admitted, request))))
         serve = serve_request(admitted, request, "")
         task = asyncio.create_task(self._decode(serving.engine, serve, admission, events))
         serving.tasks[admitted.id] = task
@@ -144,7 +145,7 @@ class RemoteServing:
             await admission
         except Exception:
             return  # never admitted: it has no completion either
-        await self._writer.append_surely(wire.ledger_entry(ended.record))
+        await self._writer.append_surely(ledger_entry(ended.record))
         events.put_nowait(ended.event)
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from experiments import wire
+from experiments.services.sealing import unseal
 
 logger = logging.getLogger(__name__)
 _BLOCK_MILLISECONDS = 1000
@@ -66,7 +67,7 @@ class Replies:
                 await asyncio.sleep(0.5)
 
     def _dispatch(self, payload: bytes) -> None:
-        for event in wire.unpack_replies(payload):
+        for event in wire.unpack_replies(unseal(payload)):
             queue = self._waiting.get(event.request_id)
             if queue is not None:
                 queue.put_nowait(event)

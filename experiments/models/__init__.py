@@ -9,7 +9,7 @@ from experiments.models.notification import Notification
 from experiments.models.serving import Checkpoint, ModelProfile, UseCase
 from experiments.models.shadow import ShadowRun
 from experiments.models.snapshot import Snapshot
-from experiments.models.traffic import Admission, Completion, Exposure, Label
+from experiments.models.traffic import Admission, Completion, Erasure, Exposure, Label
 
 __all__ = [
     "Admission",
@@ -19,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "Completion",
     "CountedRequest",
+    "Erasure",
     "Experiment",
     "Exposure",
     "Label",

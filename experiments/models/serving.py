@@ -71,6 +71,11 @@ class Checkpoint(models.Model):
 class UseCase(models.Model):
     """A route: what is served to whom, and how much EM may be given up for how many tokens."""
 
+    class Retention(models.TextChoices):
+        KEEP = "keep", "Kept"
+        HASH = "hash", "Keyed hashes only"
+        DROP = "drop", "Dropped"
+
     slug = models.SlugField(max_length=64, unique=True)
     name = models.CharField(max_length=120)
     checkpoint = models.ForeignKey(
@@ -89,6 +94,13 @@ class UseCase(models.Model):
         db_default={},
         blank=True,
         help_text="Policies that are in force instead in some contexts, by the context's name.",
+    )
+    retention = models.CharField(
+        max_length=8,
+        choices=Retention.choices,
+        default=Retention.KEEP,
+        db_default="keep",
+        help_text="What becomes of prompts, thinking, answers and references.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 

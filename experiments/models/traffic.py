@@ -40,9 +40,24 @@ class Admission(models.Model):
         default=dict, db_default={}, help_text="Temperature, top_p and max_tokens that it was decoded with."
     )
     shadowed = models.BooleanField(default=False, db_default=False, help_text="Drawn for a shadow run.")
+    retention = models.CharField(
+        max_length=8, default="keep", db_default="keep", help_text="What becomes of its texts; drop once it was erased."
+    )
+    user_hash = models.CharField(max_length=32, blank=True, default="", db_default="")
+    conversation_hash = models.CharField(max_length=32, blank=True, default="", db_default="")
 
     class Meta:
-        indexes = [models.Index(fields=["phase", "admitted_at"], name="admission_by_phase")]
+        indexes = [
+            models.Index(fields=["phase", "admitted_at"], name="admission_by_phase"),
+            models.Index(
+                fields=["deadline_at"], condition=Q(reference__startswith="sealed:1:"), name="admission_sealed"
+            ),
+            # For erasure.
+            *(
+                models.Index(fields=[name], condition=~Q(**{name: ""}), name=f"admission_by_{name}")
+                for name in ("unit_hash", "user_hash", "conversation_hash")
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.id
@@ -120,9 +135,27 @@ class Completion(models.Model):
         default=1, db_default=1, help_text="How often the request was handed to an engine host."
     )
     completed_at = models.DateTimeField()
+    retention = models.CharField(max_length=8, default="keep", db_default="keep")
+    answer_removed = models.BooleanField(
+        default=False, db_default=False, help_text="There was an answer, and it was dropped or erased."
+    )
 
     def __str__(self) -> str:
         return self.id
+
+
+class Erasure(models.Model):
+    """That the texts of a unit were erased: what comes in later of requests admitted until then is erased as well."""
+
+    use_case = models.ForeignKey(UseCase, on_delete=models.PROTECT)
+    digest = models.CharField(max_length=32, help_text="Keyed hash of the unit id.")
+    admitted_until = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["use_case", "digest"], name="one_erasure_per_unit")]
+
+    def __str__(self) -> str:
+        return f"erasure in {self.use_case_id}"
 
 
 class Label(models.Model):

@@ -23,10 +23,14 @@ def record_admission(
     prompt_characters: int,
     sampling: Mapping[str, Any],
     may_shadow: bool = True,
+    user: str | None = None,
+    conversation: str | None = None,
 ) -> wire.AdmissionRecord:
     """The record of an admission; times are seconds since the epoch.
 
-    ``may_shadow``: whether it may be drawn for a shadow run. One knows no stop strings: its answer would be another.
+    Args:
+        may_shadow: whether it may be drawn for a shadow run. One knows no stop strings: its answer would be another.
+        user, conversation: their ids, by which texts are found that are to be erased.
     """
     arm, experiment = assignment.arm, assignment.experiment
     return wire.AdmissionRecord(
@@ -44,7 +48,11 @@ def record_admission(
         prompt_characters=prompt_characters,
         segment=segment,
         sampling=dict(sampling),
-        **_draws(request_id, experiment, may_shadow),
+        retention=route.retention,
+        user_hash=unit_digest(user) if user else "",
+        conversation_hash=unit_digest(conversation) if conversation else "",
+        # A shadow run goes over the stored thinking again.
+        **_draws(request_id, experiment, may_shadow and route.retention == wire.KEEP),
     )
 
 

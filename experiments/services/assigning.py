@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from experiments import wire
 from experiments.models import Checkpoint
 from experiments.routing import Assignment, Route, assign
 from experiments.services.admissions import record_admission
 from experiments.services.assigned_ids import make_id
 from experiments.services.errors import InvalidInput
 from experiments.services.redis_clients import sync_redis
+from experiments.services.retention import ledger_entry
 from experiments.services.routing_view import routing_view
 
 MAX_DEADLINE_SECONDS = 7 * 86_400.0
@@ -75,8 +75,10 @@ def assign_elsewhere(use_case: str, wanted: Wanted) -> Assigned:
         segment=wanted.segment,
         prompt_characters=wanted.prompt_characters,
         sampling={},
+        user=wanted.units.get("user"),
+        conversation=wanted.units.get("conversation"),
     )
-    stream, entry = wire.ledger_entry(record)
+    stream, entry = ledger_entry(record)
     fields: Any = entry
     sync_redis().xadd(stream, fields)
     checkpoint = _checkpoint_name(routing.version, assignment.arm.checkpoint_id)

@@ -50,7 +50,7 @@ WITH picked AS (
     SELECT a.id, a.variant_id, a.unit_hash, a.segment, a.admitted_at,
            k.values AS counted, coalesce(k.history, 0) AS history,
            c.thinking_tokens, c.answer_tokens, c.probe_tokens, c.overrun_tokens, c.latency_seconds,
-           coalesce(c.outcome, 'timeout') AS outcome, c.finish_reason, c.answer,
+           coalesce(c.outcome, 'timeout') AS outcome, c.finish_reason, c.answer, c.answer_removed,
            coalesce(c.deliveries, 1) AS deliveries, coalesce(c.enforcement_failures, '') AS enforcement_failures,
            CASE WHEN %(source)s = 'audit' THEN a.audited::int ELSE 1 END AS due,
            CASE WHEN c.outcome = 'answered' THEN l.correct::int
@@ -78,7 +78,7 @@ SELECT id, variant_id, unit_hash, segment, treatment_id, counted, history, laten
        (outcome = 'timeout')::int AS timeout, (outcome = 'cancelled')::int AS cancelled,
        coalesce(thinking_tokens, 0) AS thinking, coalesce(answer_tokens, 0) AS answer,
        coalesce(probe_tokens, 0) AS probe, coalesce(overrun_tokens, 0) AS overrun,
-       (outcome = 'answered' AND answer = '')::int AS empty,
+       (outcome = 'answered' AND answer = '' AND NOT answer_removed)::int AS empty,
        (outcome = 'answered' AND finish_reason = 'length')::int AS truncated,
        (deliveries > 1)::int AS retried,
        (%(slow_after)s::float8 IS NOT NULL

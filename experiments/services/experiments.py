@@ -171,6 +171,7 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     experiment = _locked(experiment, State.DRAFT)
     variants = list(experiment.variants.select_related("checkpoint__model"))
     bucket_ranges([variant.weight for variant in variants], experiment.coverage)
+    _check_retention(experiment)
     for variant in variants:
         _check_capability(variant, experiment.shadow_share)
     check_room(experiment)
@@ -178,6 +179,17 @@ def start(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     _move(actor, "start", experiment, State.RUNNING, why)
     open_phase(experiment)
     return experiment
+
+
+def _check_retention(experiment: Experiment) -> None:
+    """Raise InvalidInput where the experiment needs texts that its use case does not keep."""
+    retention = experiment.use_case.retention
+    if experiment.shadow_share > 0 and retention != UseCase.Retention.KEEP:
+        raise InvalidInput(
+            f"shadow_share must be 0, got {experiment.shadow_share:g}: a shadow run goes over the stored thinking "
+            f"again, and use case {experiment.use_case.slug!r} does not keep it (retention {retention})",
+            "shadow_share",
+        )
 
 
 def _check_capability(variant: Variant, shadow_share: float) -> None:
@@ -203,6 +215,7 @@ def resume(actor: str, experiment: Experiment, why: str = "") -> Experiment:
     """Paused to running; a new phase, because who comes back may not be who left."""
     experiment = _locked(experiment, State.PAUSED)
     check_room(experiment)
+    _check_retention(experiment)
     _move(actor, "resume", experiment, State.RUNNING, why)
     open_phase(experiment)
     return experiment

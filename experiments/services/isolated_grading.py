@@ -19,7 +19,9 @@ from experiments.models import Completion, Label, ShadowRun
 from experiments.services import shadow
 from experiments.services.graders import grader_of
 from experiments.services.judging import Judgement, Task, judges
+from experiments.services.private_rows import settle
 from experiments.services.recounting import hold_grading_lock, mark_changed
+from experiments.services.sealing import is_sealed, unseal_text
 
 BATCH = 100
 _ONE_AT_A_TIME = 0x6D617468  # any number of our own
@@ -67,10 +69,11 @@ def _waiting_labels(completion_ids: Sequence[str] | None, after: str) -> list[_W
     ids = sorted(set(rows.order_by("admission_id").values_list("admission_id", flat=True)[:BATCH]))
     answers = dict(Completion.objects.filter(pk__in=ids).values_list("pk", "answer"))
     labels = Label.objects.filter(_WAITING, admission_id__in=ids).order_by("admission_id")
-    return [
-        _Waiting(row, row.admission_id, Task(grader_of(row), answers[row.admission_id], row.reference))
-        for row in labels
-    ]
+    return [_Waiting(row, row.admission_id, _task(row, answers[row.admission_id])) for row in labels]
+
+
+def _task(label: Label, answer: str) -> Task:
+    return Task(grader_of(label), unseal_text(answer), unseal_text(label.reference))
 
 
 def _waiting_runs(completion_ids: Sequence[str] | None, after: str) -> list[_Waiting]:
@@ -80,7 +83,7 @@ def _waiting_runs(completion_ids: Sequence[str] | None, after: str) -> list[_Wai
     runs = list(rows.order_by("admission_id")[:BATCH])
     references = shadow.references(run.admission_id for run in runs)
     return [
-        _Waiting(run, run.admission_id, Task(grader_of(label), run.answer, label.reference))
+        _Waiting(run, run.admission_id, _task(label, run.answer))
         for run in runs
         if (label := references.get(run.admission_id)) is not None
     ]
@@ -92,6 +95,7 @@ def _grade(batch: Sequence[_Waiting], end: float) -> int:
     with transaction.atomic():
         hold_grading_lock()
         changed = [item.completion_id for item, found in judged if _store(item, found)]
+        settle(changed)
         mark_changed(changed)
     return len(changed)
 
@@ -104,7 +108,7 @@ def _store(item: _Waiting, found: Judgement) -> bool:
             same.update(
                 correct=found.correct,
                 failure=found.failure,
-                failure_detail=found.detail,
+                failure_detail="" if is_sealed(item.row.reference) else found.detail,
                 grader_version=item.task.grader.version,
                 grading=item.task.grader.identity,
                 updated_at=timezone.now(),

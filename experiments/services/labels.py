@@ -16,7 +16,9 @@ from experiments.services.errors import InvalidInput
 from experiments.services.graders import grader_of, graders_of_admissions
 from experiments.services.isolated_grading import grade_waiting
 from experiments.services.judging import MAX_DETAIL_LENGTH
+from experiments.services.private_rows import retentions
 from experiments.services.recounting import hold_grading_lock, mark_changed
+from experiments.services.sealing import is_sealed, unseal_text
 
 # What each source says: a reference that is graded here, a judgement on correctness, or a prediction of it.
 _REFERENCES = {Label.Source.REFERENCE, Label.Source.AUDIT}
@@ -122,6 +124,7 @@ def _submit(labels: Sequence[NewLabel], latest: Mapping[tuple[str, str], NewLabe
     for number, label in enumerate(labels, 1):
         _check_gradable(f"labels[{number}]", label, graders[label.completion_id])
     _check_drawn([pk for pk, source in latest if source == Label.Source.AUDIT])
+    _check_kept([label.completion_id for label in labels if label.reference is not None])
     _store(latest.values(), graders)
     ids = [pk for pk, _ in latest]
     grade_stored(ids)
@@ -202,6 +205,18 @@ def _check_drawn(audited: Sequence[str]) -> None:
         )
 
 
+def _check_kept(referenced: Sequence[str]) -> None:
+    """Raise InvalidInput where there is no answer left that a reference could be compared with."""
+    private = retentions(referenced)
+    if gone := [pk for pk in referenced if pk in private]:
+        raise InvalidInput(
+            f"completion_id {gone[0]!r} keeps no answer that a reference could be compared with (retention "
+            f"{private[gone[0]]}, {len(gone)} of {len(referenced)} do not); send the reference with the request as "
+            "metadata.reference, or an auditor's own judgement as correct",
+            "reference",
+        )
+
+
 def audit_queue(experiment: Experiment, limit: int) -> list[str]:
     """Ids of the newest answered completions that the audit drew and that have no label, or one not gradable."""
     answered = Completion.objects.filter(outcome=Completion.Outcome.ANSWERED).values("id")
@@ -250,9 +265,11 @@ def _grade(label: Label, completion: Completion) -> bool:
     # It may have been stored for an earlier version.
     label.grader_version, label.grading = grader.version, grader.identity
     try:
-        label.correct = grader.grade(completion.answer, label.reference)
+        label.correct = grader.grade(unseal_text(completion.answer), unseal_text(label.reference))
     except ValueError as error:
-        label.failure, label.failure_detail = Label.Failure.REFERENCE, str(error)[:MAX_DETAIL_LENGTH]
+        # Words about a reference that is not kept are not kept either.
+        detail = "" if is_sealed(label.reference) else str(error)[:MAX_DETAIL_LENGTH]
+        label.failure, label.failure_detail = Label.Failure.REFERENCE, detail
     return True
 
 

@@ -17,7 +17,9 @@ from django.db import connection, transaction
 from django.db.models import Model
 
 from experiments.models import Admission, Completion
+from experiments.services.erasure import erase_late
 from experiments.services.labels import grade_stored, label_from_admissions
+from experiments.services.private_rows import protected, settle
 from experiments.services.recounting import hold_grading_lock, mark_changed
 from experiments.services.shadow import store_records
 from experiments.services.staging import stage
@@ -54,16 +56,20 @@ def ingest(
         django.db.Error: a record does not fit the tables; nothing of the batch is stored.
     """
     with transaction.atomic(), connection.cursor() as cursor:
+        admissions, completions = protected(admissions, completions)
         _stage(cursor, "stage_admission", Admission, _ADMISSION_COLUMNS, admissions)
         _stage(cursor, "stage_completion", Completion, _COMPLETION_COLUMNS, completions)
         admitted = _insert(cursor, "stage_admission", Admission._meta.db_table, _ADMISSION_COLUMNS)
         cursor.execute(_EXPOSE)
         completed = _insert(cursor, "stage_completion", Completion._meta.db_table, _COMPLETION_COLUMNS)
         hold_grading_lock()
+        changed = [*admitted, *completed]
+        erase_late(changed)
         label_from_admissions(admitted)
         # Either side may come first: completions of labels that were waiting, labels of admissions just read.
-        grade_stored([*admitted, *completed])
-        mark_changed([*admitted, *completed, *store_records(shadow_runs)])
+        grade_stored(changed)
+        settle(changed)
+        mark_changed([*changed, *store_records(shadow_runs)])
     return Ingested(len(admitted), len(completed))
 
 

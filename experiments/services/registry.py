@@ -92,7 +92,7 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
         actor: who does it.
         slug: its name in requests.
         policy: JSON form of the policy in force.
-        fields: the other columns (name, checkpoint, margin, min_saving, deadline_seconds).
+        fields: the other columns (name, checkpoint, margin, min_saving, deadline_seconds, retention).
 
     Raises:
         InvalidInput: a field is out of bounds.
@@ -112,6 +112,16 @@ def register_use_case(actor: str, slug: str, *, policy: object, **fields: Any) -
         for context, spec in (known.policies_by_context if known else {}).items():
             check_capability(fields["checkpoint"], spec, f"policies_by_context.{context}")
     return _save(actor, "register use case", UseCase, {"slug": slug}, fields)
+
+
+@transaction.atomic
+def change_retention(actor: str, use_case: UseCase, retention: str) -> UseCase:
+    """What becomes of the texts of requests from now on; those that are stored stay as they are.
+
+    Raises:
+        InvalidInput: an unknown setting.
+    """
+    return _save(actor, "change retention", UseCase, {"pk": use_case.pk}, {"retention": retention})
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ def _route(use_case: UseCase, experiments: Sequence[Experiment]) -> Route:
         holdout=_holdout(use_case),
         by_context={name: _arm(use_case.checkpoint_id, spec) for name, spec in use_case.policies_by_context.items()},
         engine=model.engine,
+        retention=use_case.retention,
     )
 
 

@@ -1,4 +1,4 @@
-"""Keyed hashes: of API keys and of unit ids. The key is derived from the installation's secret."""
+"""Keyed hashes: of API keys, of unit ids and of texts. The key is derived from the installation's secret."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ def _purpose_key(secret: str, purpose: str) -> bytes:
     return hmac.new(secret.encode(), f"curtail:{purpose}".encode(), hashlib.sha256).digest()
 
 
+def purpose_key(purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose."""
+    return _purpose_key(settings.SECRET_KEY, purpose)
+
+
 def _keyed_hash(purpose: str, text: str) -> str:
-    key = _purpose_key(settings.SECRET_KEY, purpose)
-    return hmac.digest(key, text.encode(), "sha256").hex()
+    return hmac.digest(purpose_key(purpose), text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def api_key_digest(token: str) -> str:
@@ -37,3 +41,8 @@ def unit_digest(unit: str) -> str:
 def assignment_tag(text: str) -> str:
     """What an assignment's id is signed with: 16 hex digits."""
     return _keyed_hash("assignment", text)[:16]
+
+
+def text_digest(text: str) -> str:
+    """What is kept of a text that is hashed: 64 hex digits."""
+    return _keyed_hash("text", text)

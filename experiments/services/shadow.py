@@ -43,6 +43,7 @@ def queue_due() -> int:
     waiting = (
         Admission.objects.filter(
             shadowed=True,
+            retention=wire.KEEP,
             shadow_run=None,
             admitted_at__gte=now - EXPIRES_AFTER,
             phase__experiment__state=Experiment.State.RUNNING,
@@ -209,8 +210,9 @@ def _label_agreement(runs: Iterable[ShadowRun]) -> None:
 
 
 def grade_again(admission_ids: Sequence[str]) -> None:
-    """Grade the answered runs of requests whose references came or changed."""
-    grade(ShadowRun.objects.filter(admission_id__in=admission_ids, state=State.ANSWERED))
+    """Grade the answered runs of requests whose references came or changed; those that were erased stay as they are."""
+    runs = ShadowRun.objects.filter(admission_id__in=admission_ids, state=State.ANSWERED)
+    grade(runs.filter(admission__retention=wire.KEEP))
 
 
 def references(admission_ids: Iterable[str]) -> dict[str, Label]:

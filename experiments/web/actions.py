@@ -16,17 +16,20 @@ from curtail.celery_app import app as celery
 from experiments.models import Experiment
 from experiments.services import experiments as service
 from experiments.services.errors import InvalidInput, ServiceError
-from experiments.web.pages import actor, page
+from experiments.services.roles import Role
+from experiments.web.pages import actor
 
 logger = logging.getLogger(__name__)
 LOOK_TASK = "workers.tasks.looks.take_look"
 _SHIP = "ship:"
 
 
-@page
 @require_POST
 def act(request: HttpRequest, pk: int, action: str) -> HttpResponse:
-    """Do it, or say in words why not. ``action`` comes from the address, one of ``ACTIONS``."""
+    """Do it, or say in words why not. ``action`` comes from the address, one of ``ACTIONS``.
+
+    The addresses wrap it in a page for the action's role.
+    """
     experiment = get_object_or_404(Experiment, pk=pk)
     address = reverse("experiment", args=[pk])
     try:
@@ -92,4 +95,12 @@ ACTIONS: dict[str, Callable[[HttpRequest, Experiment], str]] = {
     "resume": _resume,
     "stop": _stop,
     "look": _look,
+}
+# Whoever ends an experiment decides what serves everybody. An action without a role has no address.
+ACTION_ROLES = {
+    "start": Role.EDITOR,
+    "pause": Role.EDITOR,
+    "resume": Role.EDITOR,
+    "stop": Role.OWNER,
+    "look": Role.EDITOR,
 }

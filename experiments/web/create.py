@@ -10,15 +10,16 @@ from django.views.decorators.http import require_http_methods
 from experiments.models import UseCase
 from experiments.services.errors import ServiceError
 from experiments.services.experiments import start
+from experiments.services.roles import Role
 from experiments.web.definitions import DEFINITIONS
 from experiments.web.draft import CONTROL_KEY, MAX_TREATMENTS, Draft
-from experiments.web.pages import actor, page
+from experiments.web.pages import actor, page_for
 
 # Buttons that change the form and save nothing.
 EDITS = ("add", "remove", "even", "refresh")
 
 
-@page
+@page_for(Role.EDITOR)
 @require_http_methods(["GET", "HEAD", "POST"])
 def create(request: HttpRequest) -> HttpResponse:
     """Show the form, change it, or save it as a draft and perhaps start it."""

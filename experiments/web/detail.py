@@ -184,6 +184,11 @@ def _settings(experiment: Experiment, phase: Phase | None) -> list[tuple[str, st
             "The share that takes part at all.",
         ),
         (
+            "Texts",
+            experiment.use_case.get_retention_display().lower(),
+            "What becomes of prompts, thinking, answers and references of the use case.",
+        ),
+        (
             "Guardrails",
             guardrail_words(experiment.guardrails),
             "An arm that is shown to be beyond one of them leaves the experiment by itself, if it is automatic.",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path
 
-from experiments.web.actions import ACTIONS, act
+from experiments.web.actions import ACTION_ROLES, ACTIONS, act
 from experiments.web.create import create
 from experiments.web.detail import detail, newest
 from experiments.web.exported import report_file
 from experiments.web.home import home
-from experiments.web.pages import public_page
+from experiments.web.pages import page_for, public_page
 
 urlpatterns = [
     path("login/", public_page(LoginView.as_view(redirect_authenticated_user=True)), name="login"),
@@ -20,5 +20,8 @@ urlpatterns = [
     path("experiments/<int:pk>/", detail, name="experiment"),
     path("experiments/<int:pk>/newest/", newest, name="newest"),
     path("experiments/<int:pk>/report.html", report_file, name="report_file"),
-    *(path(f"experiments/<int:pk>/{action}/", act, {"action": action}, name=action) for action in ACTIONS),
+    *(
+        path(f"experiments/<int:pk>/{action}/", page_for(ACTION_ROLES[action])(act), {"action": action}, name=action)
+        for action in ACTIONS
+    ),
 ]

@@ -42,6 +42,14 @@ def test_registering_again_changes_instead_of_adding(redis_client: redis.Redis) 
     assert ModelProfile.objects.count() == Checkpoint.objects.count() == 1
 
 
+def test_retention_is_registered_and_stays_when_it_is_not_named(redis_client: redis.Redis) -> None:
+    register()
+    assert UseCase.objects.get().retention == "keep"
+    register(retention="drop")
+    register(margin=0.05)
+    assert UseCase.objects.get().retention == "drop"
+
+
 def test_a_value_out_of_bounds_registers_nothing(redis_client: redis.Redis) -> None:
     with pytest.raises(CommandError, match=r"margin must be a fraction between 0 and 1, got 3"):
         register(margin=3.0)

@@ -7,6 +7,7 @@ import hmac
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -25,6 +26,7 @@ class Hook(HTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status = 204
+        self.location = ""
         self.seen: list[tuple[dict[str, str], bytes]] = []
 
     @property
@@ -36,27 +38,43 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hook
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
+        body = self.rfile.read(int(self.headers["content-length"] or 0))
         self.server.seen.append(({key.lower(): value for key, value in self.headers.items()}, body))
         self.send_response(self.server.status)
-        if self.server.status == 302:
-            self.send_header("location", self.server.url + "/elsewhere")
+        if self.server.status in (302, 307):
+            self.send_header("location", self.server.location or self.server.url + "/elsewhere")
         self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_POST()
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
-@pytest.fixture
-def hook(settings: Any) -> Iterator[Hook]:
-    """A running receiver that the settings name."""
+@contextmanager
+def serving() -> Iterator[Hook]:
     with Hook() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        settings.WEBHOOK_URL = server.url
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def hook(settings: Any) -> Iterator[Hook]:
+    """A running receiver that the settings name."""
+    with serving() as server:
+        settings.WEBHOOK_URL = server.url
+        yield server
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Hook]:
+    """Another one, which no setting names."""
+    with serving() as server:
+        yield server
 
 
 def tell(experiment: Experiment) -> None:
@@ -96,6 +114,15 @@ def test_a_refused_webhook_is_tried_again_later(running: Experiment, hook: Hook,
     hook.status = 200
     again()
     assert deliver_due() == 1
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_webhook_does_not_follow_to_an_address_that_nobody_configured(
+    running: Experiment, hook: Hook, elsewhere: Hook, status: int
+) -> None:
+    hook.status, hook.location = status, elsewhere.url
+    tell(running)
+    assert (deliver_due(), len(hook.seen), elsewhere.seen) == (0, 1, [])
 
 
 def test_a_message_that_never_arrives_is_given_up_in_the_end(running: Experiment, hook: Hook) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from experiments.models import Checkpoint, Experiment, ModelProfile, Snapshot, UseCase
 from experiments.services import experiments as service
+from experiments.services.roles import grant_role
 from experiments.statistics.aggregates import ClusterAggregate
 from experiments.statistics.arms import ArmAggregates, Outcomes, TokenMeans
 from experiments.statistics.design import Design
@@ -27,8 +28,10 @@ StoreLook = Callable[..., Snapshot]
 
 @pytest.fixture
 def person(db: None) -> User:
-    """Somebody who may log in."""
-    return User.objects.create_user("ada", password=PASSWORD)
+    """Somebody who may do everything on the pages."""
+    user = User.objects.create_user("ada", password=PASSWORD)
+    grant_role("test", "ada", "owner")
+    return user
 
 
 @pytest.fixture

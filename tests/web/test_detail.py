@@ -243,3 +243,9 @@ def test_what_an_earlier_phase_has_shown_stays_on_the_page(
     text = show(pages, running)
     assert 'Phase 1 has shown that <span class="key">conservative</span> may be shipped' in text
     assert "Phase 1 has shown that it may be shipped." in text
+
+
+def test_the_settings_say_what_is_kept_of_texts(pages: Client, draft: Experiment) -> None:
+    draft.use_case.retention = "hash"
+    draft.use_case.save()
+    assert "<dd>keyed hashes only</dd>" in pages.get(f"/experiments/{draft.pk}/").content.decode()

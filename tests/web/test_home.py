@@ -51,7 +51,7 @@ def test_number_of_queries_does_not_grow_with_the_list(
     for number in range(8):
         store_look(service.start("ada", make_experiment(make_use_case(f"route-{number}"))))
     # Session, person, experiments, variants, snapshots.
-    with django_assert_max_num_queries(5):
+    with django_assert_max_num_queries(6):
         pages.get("/")
 
 

@@ -11,7 +11,7 @@ from django.db import transaction
 
 from experiments.capabilities import ENGINES
 from experiments.grading import GRADERS
-from experiments.models import ApiKey
+from experiments.models import ApiKey, UseCase
 from experiments.services.errors import InvalidInput, ServiceError
 from experiments.services.registry import (
     issue_api_key,
@@ -51,6 +51,12 @@ class Command(BaseCommand):
         parser.add_argument("--min-saving", type=float, default=0.05, help="tokens that must be saved, a fraction")
         parser.add_argument("--deadline", type=float, default=300.0, help="seconds until a request times out")
 
+        parser.add_argument(
+            "--retention",
+            choices=UseCase.Retention.values,
+            help="what becomes of prompts, thinking and answers (default: as it was; keep for a new use case)",
+        )
+
     @transaction.atomic
     def handle(self, *args: Any, **options: Any) -> None:
         actor = getpass.getuser()
@@ -81,6 +87,7 @@ class Command(BaseCommand):
                 margin=options["margin"],
                 min_saving=options["min_saving"],
                 deadline_seconds=options["deadline"],
+                **({"retention": options["retention"]} if options["retention"] else {}),
             )
             issued = issue_api_key(actor, f"{options['use_case']} key", use_case, ApiKey.Scope.values)
         except ServiceError as error:
