@@ -189,15 +189,19 @@ class ReplyEvent:
         kind: "thinking" or "answer" (``body`` is text), "finished" (``body`` is a completion record's
             JSON form without the messages), "error" (``body`` has message, code and status).
         body: see ``kind``.
+        number: the how many-th event of its request this is within one delivery; 0: not counted.
+        delivery: how often the request had been handed to an engine host then.
     """
 
     request_id: str
     kind: str
     body: Any
+    number: int = 0
+    delivery: int = 1
 
     def packed(self) -> list[Any]:
         """The event as a JSON array."""
-        return [self.request_id, self.kind, self.body]
+        return [self.request_id, self.kind, self.body, self.number, self.delivery]
 
 
 def pack_replies(events: list[ReplyEvent]) -> bytes:

@@ -143,6 +143,8 @@ WEBHOOK_SECRET = env.text("CURTAIL_WEBHOOK_SECRET", "")
 # Serving ------------------------------------------------------------------------------------------
 
 ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minimum=1, maximum=4096)
+# The scripted engine's pause after each step, for load and fault tests.
+SCRIPTED_STEP_SECONDS = env.integer("CURTAIL_SCRIPTED_STEP_MILLISECONDS", 0, minimum=0, maximum=60_000) / 1000
 # Requests at once to one remote server, from each gateway process; the rest waits.
 REMOTE_MAX_CONCURRENCY = env.integer("CURTAIL_REMOTE_MAX_CONCURRENCY", 1024, minimum=1, maximum=65_536)
 # Half the cores: the other half is for the event loops, the database and Redis beside the engine.
