@@ -18,6 +18,8 @@ LEDGER_STREAM = "curtail:ledger"
 LEDGER_DEAD_STREAM = "curtail:ledger:dead"
 LEDGER_GROUP = "writer"
 REQUEST_GROUP = "engine-hosts"
+# Until when, in seconds since the epoch, what was admitted and lost has been given an outcome.
+OVERDUE_KEY = "curtail:overdue"
 REPLY_EXPIRY_SECONDS = 600
 PAYLOAD = b"d"
 KIND = b"k"

@@ -120,6 +120,7 @@ CELERY_BEAT_SCHEDULE = {
     "notifications": {"task": "workers.tasks.notifications.deliver_notifications", "schedule": 30},
     "shadow": {"task": "workers.tasks.shadow.queue_shadow_runs", "schedule": 10},
     "grading": {"task": "workers.tasks.grading.grade_waiting", "schedule": 5},
+    "overdue": {"task": "workers.tasks.overdue.end_lost_requests", "schedule": 5},
 }
 
 # Processes for graders that may take any time, in each process that grades.
