@@ -43,47 +43,33 @@ class Seen:
 
 
 @dataclass
-class Load:
-    """Sends so many requests a second, whether or not they are answered, until it is stopped.
+class _Clients:
+    """Clients of one installation.
 
     Args:
         url: of the installation.
         token: an API key.
-        rate: requests per second.
         conversations: units.
+
+    Attributes:
+        seen: what each client saw.
     """
 
     url: str
     token: str
-    rate: float
-    conversations: int = CONVERSATIONS
-    seen: list[Seen] = field(default_factory=list)
-    _stopping: bool = False
-
-    async def run(self) -> None:
-        """Send until stopped; returns when every client has seen its end."""
-        connector = aiohttp.TCPConnector(limit=0)
-        timeout = aiohttp.ClientTimeout(total=CLIENT_SECONDS)
-        headers = {"authorization": f"Bearer {self.token}"}
-        tasks: set[asyncio.Task[None]] = set()
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
-            began = time.monotonic()
-            for number in itertools.count():
-                if self._stopping:
-                    break
-                tasks.add(task := asyncio.create_task(self._ask(session, number)))
-                task.add_done_callback(tasks.discard)
-                await asyncio.sleep(max(0.0, began + (number + 1) / self.rate - time.monotonic()))
-            if tasks:
-                await asyncio.wait(tasks)
-
-    def stop(self) -> None:
-        """Send no more."""
-        self._stopping = True
+    conversations: int = field(default=CONVERSATIONS, kw_only=True)
+    seen: list[Seen] = field(default_factory=list, kw_only=True)
 
     def outcomes(self) -> Counter[str]:
         """How many ended how, errors by code."""
         return Counter(seen.code or seen.outcome for seen in self.seen)
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=CLIENT_SECONDS),
+            headers={"authorization": f"Bearer {self.token}"},
+        )
 
     async def _ask(self, session: aiohttp.ClientSession, number: int) -> None:
         seen = Seen(f"c{number % self.conversations}", number % 2 == 0, time.monotonic())
@@ -103,6 +89,60 @@ class Load:
             seen.outcome = "malformed"
         seen.ended = time.monotonic()
         self.seen.append(seen)
+
+
+@dataclass
+class Load(_Clients):
+    """Sends so many requests a second, whether or not they are answered, until it is stopped.
+
+    Args:
+        rate: requests per second.
+    """
+
+    rate: float
+    _stopping: bool = False
+
+    async def run(self) -> None:
+        """Send until stopped; returns when every client has seen its end."""
+        tasks: set[asyncio.Task[None]] = set()
+        async with self._session() as session:
+            began = time.monotonic()
+            for number in itertools.count():
+                if self._stopping:
+                    break
+                tasks.add(task := asyncio.create_task(self._ask(session, number)))
+                task.add_done_callback(tasks.discard)
+                await asyncio.sleep(max(0.0, began + (number + 1) / self.rate - time.monotonic()))
+            if tasks:
+                await asyncio.wait(tasks)
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._stopping = True
+
+
+@dataclass
+class ClosedLoop(_Clients):
+    """So many clients that each ask again as soon as they are answered.
+
+    Args:
+        clients: how many.
+    """
+
+    clients: int
+
+    async def run(self, seconds: float) -> float:
+        """Ask for so long; requests answered per second."""
+        numbers = itertools.count()
+        began = time.monotonic()
+        async with self._session() as session:
+
+            async def ask() -> None:
+                while time.monotonic() < began + seconds:
+                    await self._ask(session, next(numbers))
+
+            await asyncio.gather(*(ask() for _ in range(self.clients)))
+        return self.outcomes()["answered"] / (time.monotonic() - began)
 
 
 async def _read(response: aiohttp.ClientResponse, seen: Seen) -> None:
