@@ -83,10 +83,12 @@ class Installation:
 
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of one SQL statement."""
-        with contextlib.closing(psycopg2.connect(self.services.database_url)) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                return cursor.fetchall()
+        with (
+            contextlib.closing(psycopg2.connect(self.services.database_url)) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(statement, values)
+            return cursor.fetchall()
 
     def redis(self) -> redis.Redis:
         """A new client; its user closes it."""

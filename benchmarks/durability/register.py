@@ -1,6 +1,6 @@
-"""Registers the scripted model with an experiment of two arms: `python -m benchmarks.durability.register FOLDER SECONDS`.
+"""Registers the scripted model with an experiment of two arms, and prints the API key.
 
-Prints the API key. CURTAIL_HOME names the running installation.
+`python -m benchmarks.durability.register FOLDER SECONDS`; CURTAIL_HOME names the running installation.
 """
 
 from __future__ import annotations
