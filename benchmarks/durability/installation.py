@@ -81,6 +81,13 @@ class Installation:
         process.send_signal(number)
         return process.pid
 
+    def wait_until_dead(self, name: str) -> None:
+        """Returns when a part that was killed is gone."""
+        with contextlib.suppress(LookupError):
+            while True:
+                self.part(name)
+                threading.Event().wait(0.01)
+
     def query(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows of one SQL statement."""
         with (

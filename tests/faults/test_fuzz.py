@@ -36,10 +36,11 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-fields = st.sampled_from(
-    "model messages stream stream_options stop max_tokens max_completion_tokens temperature top_p seed n tools "
-    "logprobs response_format reasoning_effort user metadata".split()
-) | st.text(max_size=12)
+NAMES = (
+    *("model", "messages", "stream", "stream_options", "stop", "max_tokens", "max_completion_tokens", "temperature"),
+    *("top_p", "seed", "n", "tools", "logprobs", "response_format", "reasoning_effort", "user", "metadata"),
+)
+fields = st.sampled_from(NAMES) | st.text(max_size=12)
 changes = st.dictionaries(fields, values, min_size=1, max_size=3)
 names = st.sampled_from(
     [b"content-length", b"transfer-encoding", b"authorization", b"x-request-id", b"expect", b"host"]
