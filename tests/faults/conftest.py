@@ -78,8 +78,8 @@ async def under_load(world: World, strike: Callable[[], object]) -> Fault:
     async with _sending(load):
         await asyncio.sleep(BEFORE_SECONDS)
         assert load.outcomes()["answered"], f"nothing was answered before the fault: {load.outcomes()}"
-        struck = time.monotonic()
         await asyncio.to_thread(strike)
+        struck = time.monotonic()
         recovered = await _first_answer(load, struck)
         await asyncio.sleep(AFTER_SECONDS)
     world.seen += load.seen
