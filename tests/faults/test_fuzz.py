@@ -145,7 +145,9 @@ def assert_nothing_is_kept(world: World, fuzz: Any) -> None:
     before = kept(world)
     fuzz()
     after = kept(world)
-    assert (after.open_requests, after.in_flight, after.streams, after.started) == (0, 0, 0, 0)
+    assert (after.open_requests, after.in_flight) == (0, 0)
+    # A gateway that was killed leaves a reply stream behind, until it expires.
+    assert (after.streams, after.started) == (before.streams, before.started)
     assert after.descriptors <= before.descriptors + DESCRIPTORS_ALLOWED
     assert after.megabytes <= before.megabytes + MEGABYTES_ALLOWED
 
