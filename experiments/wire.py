@@ -18,6 +18,8 @@ LEDGER_STREAM = "curtail:ledger"
 LEDGER_DEAD_STREAM = "curtail:ledger:dead"
 LEDGER_GROUP = "writer"
 REQUEST_GROUP = "engine-hosts"
+# Until when, in seconds since the epoch, what was admitted and lost has been given an outcome.
+OVERDUE_KEY = "curtail:overdue"
 REPLY_EXPIRY_SECONDS = 600
 PAYLOAD = b"d"
 KIND = b"k"
@@ -200,15 +202,19 @@ class ReplyEvent:
             passed on as it is), "finished" (``body`` is a completion record's JSON form without the messages, with
             "choices" in the same case), "error" (``body`` has message, code and status).
         body: see ``kind``.
+        number: the how many-th event of its request this is within one delivery; 0: not counted.
+        delivery: how often the request had been handed to an engine host then.
     """
 
     request_id: str
     kind: str
     body: Any
+    number: int = 0
+    delivery: int = 1
 
     def packed(self) -> list[Any]:
         """The event as a JSON array."""
-        return [self.request_id, self.kind, self.body]
+        return [self.request_id, self.kind, self.body, self.number, self.delivery]
 
 
 def pack_replies(events: list[ReplyEvent]) -> bytes:

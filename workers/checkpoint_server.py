@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from typing import Any
 
@@ -20,11 +21,14 @@ from workers.tracing import trace_decoding
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 2.0
-DEAD_AFTER_SECONDS = 10.0
+HEARTBEAT_SECONDS = 1.0
+# Several beats: a host that is only slow (a model being loaded beside it) keeps its requests.
+DEAD_AFTER_SECONDS = 5.0
 MAX_DELIVERIES = 3
 _BLOCK_MILLISECONDS = 500
 _GONE_AFTER_SECONDS = 0.5
+# A host's own entries: what it decodes, and a few that it was given and never heard of.
+_MOST_PENDING = 10_000
 
 
 class CheckpointServer:
@@ -128,7 +132,9 @@ class CheckpointServer:
                 continue
             for _, entries in answer:
                 for entry_id, fields in entries:
-                    self._serve(entry_id, fields)
+                    # A Redis that came back without its last second gives out anew what is being decoded here.
+                    if entry_id not in self._serving:
+                        self._serve(entry_id, fields)
 
     async def _keep_alive(self) -> None:
         while True:
@@ -140,16 +146,27 @@ class CheckpointServer:
                 logger.warning("heartbeat on %s failed: %s", self._stream, error)
 
     async def _beat(self) -> None:
+        """Keep what is decoded here; let go of what another host has taken over while this one was silent."""
+        if not self._serving:
+            return
         mine = list(self._serving)
-        if mine:
+        holding = await self._redis.xpending_range(
+            self._stream, wire.REQUEST_GROUP, "-", "+", _MOST_PENDING, self._consumer
+        )
+        kept = {entry["message_id"] for entry in holding}.intersection(mine)
+        if kept:
             await self._redis.xclaim(
-                self._stream,
-                wire.REQUEST_GROUP,
-                self._consumer,
-                min_idle_time=0,
-                message_ids=mine,
-                justid=True,
+                self._stream, wire.REQUEST_GROUP, self._consumer, min_idle_time=0, message_ids=list(kept), justid=True
             )
+        for entry_id in set(mine) - kept:
+            await self._let_go_if_taken(entry_id)
+
+    async def _let_go_if_taken(self, entry_id: bytes) -> None:
+        holding = await self._redis.xpending_range(self._stream, wire.REQUEST_GROUP, entry_id, entry_id, 1)
+        task = self._serving.get(entry_id)
+        if task is not None and holding and holding[0]["consumer"] != self._consumer.encode():
+            logger.warning("entry %s of %s was taken over by another host", entry_id, self._stream)
+            task.cancel()
 
     async def _take_over(self) -> None:
         """Claim the requests of hosts that stopped beating."""
@@ -216,21 +233,24 @@ class CheckpointServer:
         request = await self._read(entry_id, fields)
         if request is None:
             return
-        first = True
+        deliveries, sent = self._deliveries.pop(request.id, 1), 0
 
         def send(event: wire.ReplyEvent) -> None:
-            nonlocal first
-            self._outbox.put(request.reply_to, event, first_text=first, private=request.retention != wire.KEEP)
-            first = False
+            nonlocal sent
+            sent += 1
+            numbered = dataclasses.replace(event, number=sent, delivery=deliveries)
+            private = request.retention != wire.KEEP
+            self._outbox.put(request.reply_to, numbered, first_text=sent == 1, private=private)
 
-        ended = await decode(self._engine, request, send, self._deliveries.pop(request.id, 1))
-        self._settle(entry_id, request, ended)
+        ended = await decode(self._engine, request, send, deliveries)
+        self._settle(entry_id, request, ended, sent + 1)
 
     def _fail(self, entry_id: bytes, request: wire.ServeRequest, message: str, status: int, deliveries: int) -> None:
         self._settle(entry_id, request, failed(request, message, status, deliveries=deliveries))
 
-    def _settle(self, entry_id: bytes, request: wire.ServeRequest, ended: Ended) -> None:
+    def _settle(self, entry_id: bytes, request: wire.ServeRequest, ended: Ended, number: int = 1) -> None:
         worker_metrics().ended(self._checkpoint_id, ended.record)
         trace_decoding(request, ended.record)
+        event = dataclasses.replace(ended.event, number=number, delivery=ended.record.deliveries)
         ending = Ending(ended.record, self._stream, entry_id)
-        self._outbox.put(request.reply_to, ended.event, ending, private=request.retention != wire.KEEP)
+        self._outbox.put(request.reply_to, event, ending, private=request.retention != wire.KEEP)

@@ -75,7 +75,10 @@ def make_engine(checkpoint: ServedCheckpoint) -> Engine:
         from workers.engines.scripted_engine import ScriptedEngine, read_scripts
 
         return ScriptedEngine(
-            read_scripts(checkpoint.path), checkpoint.profile, max_concurrency=settings.ENGINE_MAX_CONCURRENCY
+            read_scripts(checkpoint.path),
+            checkpoint.profile,
+            max_concurrency=settings.ENGINE_MAX_CONCURRENCY,
+            seconds_per_step=settings.SCRIPTED_STEP_SECONDS,
         )
     if checkpoint.engine == ModelProfile.Engine.OPENAI:
         return _remote_engine(checkpoint)

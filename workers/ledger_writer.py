@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 500
 _BLOCK_MILLISECONDS = 200
-_DEAD_AFTER_MILLISECONDS = 10_000
+# Storing a batch twice changes nothing, so a slow writer may be taken for a dead one.
+_DEAD_AFTER_MILLISECONDS = 5_000
 _RETRY_SECONDS = 0.5
 # What says that an entry, not the database, is at fault.
 _REFUSED = (DataError, IntegrityError, ValueError, TypeError, KeyError, OverflowError)

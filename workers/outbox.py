@@ -121,4 +121,6 @@ class Outbox:
                 if item.ending is not None:
                     pipe.xack(item.ending.stream, wire.REQUEST_GROUP, item.ending.entry_id)
                     pipe.xdel(item.ending.stream, item.ending.entry_id)
+                    if item.event.number > 1:
+                        pipe.delete(wire.started_key(item.event.request_id))
             await pipe.execute()

@@ -11,7 +11,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "curtail.settings")
 
 app = Celery("curtail")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-for subject in ("looks", "notifications", "shadow", "grading", "ramps"):
+for subject in ("looks", "notifications", "shadow", "grading", "ramps", "overdue"):
     app.autodiscover_tasks(["workers.tasks"], related_name=subject)
 app.user_options["worker"].add(
     click.Option(("--engine-host",), is_flag=True, help="Serve the registered checkpoints in this worker.")

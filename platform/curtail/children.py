@@ -144,6 +144,11 @@ def stop_group(process: subprocess.Popen[bytes], *, first: signal.Signals, grace
     return obeyed
 
 
+def how_it_ended(code: int) -> str:
+    """A return code in words: ``status 1`` or ``signal SIGKILL``."""
+    return f"status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
 def tail(log: Path, lines: int = 5) -> str:
     """Return the last non-empty lines of a log, joined by `` | ``; empty when there is none."""
     try:

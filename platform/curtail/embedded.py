@@ -15,10 +15,13 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from curtail.servers import Server
 
 DATABASE = ROLE = "curtail"
 POSTGRES_PORT = 5432
@@ -34,10 +37,15 @@ class ServiceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where PostgreSQL and Redis answer."""
+    """Where PostgreSQL and Redis answer.
+
+    Attributes:
+        servers: those that are our own children.
+    """
 
     database_url: str
     redis_url: str
+    servers: tuple[Server, ...] = field(default=(), compare=False)
 
 
 def addresses(home: Path) -> Services:
@@ -107,11 +115,12 @@ def embedded_services(
             _make_private(sockets)
             stack.callback(_remove_sockets, sockets)
             own = embedded_addresses(sockets)
+            started = []
             if database_url is None:
-                stack.enter_context(servers.postgres(home, sockets, durable=durable))
+                started.append(stack.enter_context(servers.postgres(home, sockets, durable=durable)))
             if redis_url is None:
-                stack.enter_context(servers.redis(home, sockets, durable=durable))
-            services = Services(database_url or own.database_url, redis_url or own.redis_url)
+                started.append(stack.enter_context(servers.redis(home, sockets, durable=durable)))
+            services = Services(database_url or own.database_url, redis_url or own.redis_url, tuple(started))
             stack.enter_context(_published(home / "services.json", services))
         yield services
 
@@ -184,7 +193,8 @@ def _published(path: Path, services: Services) -> Iterator[None]:
     """Let other commands find the servers while they run."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     fresh.touch(mode=0o600)
-    fresh.write_text(json.dumps(asdict(services)) + "\n")
+    urls = {"database_url": services.database_url, "redis_url": services.redis_url}
+    fresh.write_text(json.dumps(urls) + "\n")
     fresh.replace(path)
     try:
         yield

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -30,21 +31,35 @@ class ProcessError(ServiceError):
     """A child process died or did not get ready; the message is one line with the end of its log."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Child:
-    """One supervised process, its name in messages and its log."""
+    """One supervised process, its name in messages and its log.
+
+    Attributes:
+        spawn: starts it, the first time and again.
+    """
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    spawn: Callable[[], subprocess.Popen[bytes]]
+
+    def death(self) -> str | None:
+        """How the process has ended; None while it runs."""
+        code = self.process.poll()
+        return None if code is None else children.how_it_ended(code)
 
     def fail_if_dead(self) -> None:
         """Raise ProcessError with the end of the log when the process has ended."""
-        code = self.process.poll()
-        if code is not None:
-            how = f"status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        how = self.death()
+        if how is not None:
             last = children.tail(self.log) or "it wrote nothing"
             raise ProcessError(f"{self.name} ended unexpectedly ({how}): {last} (log: {self.log})")
+
+    def start_again(self) -> None:
+        """Start it anew, without what the dead one has left running; does not wait until it is ready."""
+        children.stop_group(self.process, first=signal.SIGTERM, grace_s=0.0)
+        self.process = self.spawn()
 
 
 class Supervisor:
@@ -99,10 +114,11 @@ class Supervisor:
         try:
             self._log_dir.mkdir(parents=True, exist_ok=True)
             log.unlink(missing_ok=True)
-            process = children.spawn(argv, log=log, env=env, cwd=cwd)
+            spawn = partial(children.spawn, argv, log=log, env=env, cwd=cwd)
+            process = spawn()
         except OSError as error:
             raise ProcessError(f"{name} cannot be started: {error.strerror}: {error.filename}") from error
-        child = Child(name, process, log)
+        child = Child(name, process, log, spawn)
         self._children.append(child)
         if ready is not None:
             self._wait_until_ready(child, ready, deadline_s)

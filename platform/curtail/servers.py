@@ -15,6 +15,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,8 +29,35 @@ STOP_GRACE_S = 30.0
 POLL_S = 0.02
 
 
+@dataclass(slots=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        name: for people.
+        launch: starts it, the first time and again.
+    """
+
+    name: str
+    launch: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes]
+
+    def death(self) -> str | None:
+        """How it has ended; None while it runs."""
+        code = self.process.poll()
+        return None if code is None else children.how_it_ended(code)
+
+    def start_again(self) -> None:
+        """Start it anew on its data; does not wait until it is ready.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        self.process = self.launch()
+
+
 @contextlib.contextmanager
-def postgres(home: Path, sockets: Path, *, durable: bool) -> Iterator[None]:
+def postgres(home: Path, sockets: Path, *, durable: bool) -> Iterator[Server]:
     """Run PostgreSQL on ``home/postgres``, listening on a socket in ``sockets`` only, until the block ends.
 
     Raises:
@@ -39,26 +67,31 @@ def postgres(home: Path, sockets: Path, *, durable: bool) -> Iterator[None]:
     identity = _unprivileged()
     if not (data / "PG_VERSION").exists():
         _create_cluster(data, home / "logs" / "initdb.log", identity)
-    _end_orphans(data / "postmaster.pid", "postgres", signal.SIGINT)
-    # PostgreSQL believes a left lock file when its pid lives again, as a zombie or as another program.
-    for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
-        (sockets / name).unlink(missing_ok=True)
     argv: list[str | Path] = [_postgres_program("postgres"), "-D", data, "-k", sockets]
     argv += ["-p", str(POSTGRES_PORT), "-c", "listen_addresses=", "-c", "max_connections=200"]
     if not durable:
         argv += ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
     log.unlink(missing_ok=True)
-    process = children.spawn(argv, log=log, env=_postgres_environment(), death_signal=signal.SIGINT, identity=identity)
+
+    def launch() -> subprocess.Popen[bytes]:
+        _end_orphans(data / "postmaster.pid", "postgres", signal.SIGINT)
+        # PostgreSQL believes a left lock file when its pid lives again, as a zombie or as another program.
+        for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
+            (sockets / name).unlink(missing_ok=True)
+        environment = _postgres_environment()
+        return children.spawn(argv, log=log, env=environment, death_signal=signal.SIGINT, identity=identity)
+
+    server = Server("PostgreSQL", launch, launch())
     try:
-        _wait_until_ready("PostgreSQL", process, log, lambda: _database_ready(sockets))
-        yield
+        _wait_until_ready(server.name, server.process, log, lambda: _database_ready(sockets))
+        yield server
     finally:
         # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to leave.
-        children.stop_group(process, first=signal.SIGINT, grace_s=STOP_GRACE_S)
+        children.stop_group(server.process, first=signal.SIGINT, grace_s=STOP_GRACE_S)
 
 
 @contextlib.contextmanager
-def redis(home: Path, sockets: Path, *, durable: bool) -> Iterator[None]:
+def redis(home: Path, sockets: Path, *, durable: bool) -> Iterator[Server]:
     """Run Redis with an append-only file in ``home/redis`` on a socket in ``sockets`` until the block ends.
 
     Raises:
@@ -67,19 +100,24 @@ def redis(home: Path, sockets: Path, *, durable: bool) -> Iterator[None]:
     data, log = home / "redis", home / "logs" / "redis.log"
     data.mkdir(exist_ok=True, mode=0o700)
     pid_file = data / "redis.pid"
-    _end_orphans(pid_file, "redis-server", signal.SIGTERM)
     socket = sockets / REDIS_SOCKET
     argv: list[str | Path] = [_redis_program(), "--port", "0", "--unixsocket", socket]
     argv += ["--unixsocketperm", "700", "--dir", data, "--daemonize", "no", "--save", ""]
     argv += ["--appendonly", "yes" if durable else "no", "--appendfsync", "everysec"]
     log.unlink(missing_ok=True)
-    process = children.spawn(argv, log=log)
-    try:
+
+    def launch() -> subprocess.Popen[bytes]:
+        _end_orphans(pid_file, "redis-server", signal.SIGTERM)
+        process = children.spawn(argv, log=log)
         pid_file.write_text(f"{process.pid}\n")
-        _wait_until_ready("Redis", process, log, lambda: _redis_ready(socket))
-        yield
+        return process
+
+    server = Server("Redis", launch, launch())
+    try:
+        _wait_until_ready(server.name, server.process, log, lambda: _redis_ready(socket))
+        yield server
     finally:
-        children.stop_group(process, first=signal.SIGTERM, grace_s=STOP_GRACE_S)
+        children.stop_group(server.process, first=signal.SIGTERM, grace_s=STOP_GRACE_S)
         pid_file.unlink(missing_ok=True)
 
 

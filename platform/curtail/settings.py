@@ -122,6 +122,7 @@ CELERY_BEAT_SCHEDULE = {
     "shadow": {"task": "workers.tasks.shadow.queue_shadow_runs", "schedule": 10},
     "grading": {"task": "workers.tasks.grading.grade_waiting", "schedule": 5},
     "ramps": {"task": "workers.tasks.ramps.advance_ramps", "schedule": 10},
+    "overdue": {"task": "workers.tasks.overdue.end_lost_requests", "schedule": 5},
 }
 
 # Processes for graders that may take any time, in each process that grades.
@@ -145,6 +146,8 @@ WEBHOOK_SECRET = env.text("CURTAIL_WEBHOOK_SECRET", "")
 # Serving ------------------------------------------------------------------------------------------
 
 ENGINE_MAX_CONCURRENCY = env.integer("CURTAIL_ENGINE_MAX_CONCURRENCY", 64, minimum=1, maximum=4096)
+# The scripted engine's pause after each step, for load and fault tests.
+SCRIPTED_STEP_SECONDS = env.integer("CURTAIL_SCRIPTED_STEP_MILLISECONDS", 0, minimum=0, maximum=60_000) / 1000
 # Requests at once to one remote server, from each gateway process; the rest waits.
 REMOTE_MAX_CONCURRENCY = env.integer("CURTAIL_REMOTE_MAX_CONCURRENCY", 1024, minimum=1, maximum=65_536)
 # Half the cores: the other half is for the event loops, the database and Redis beside the engine.

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 from django.conf import settings
 from django.core.management import call_command
 from rich.console import Console
 
-from curtail.embedded import embedded_services
+from curtail.embedded import Services, embedded_services
 from curtail.processes import Supervisor, choose_port, terminate_as_exit
+from curtail.reviving import Reviver
 from curtail.stack import start_stack
 
 
@@ -24,10 +26,16 @@ class Running:
     Attributes:
         supervisor: owns its processes.
         address: of the web server, without a final slash.
+        services: PostgreSQL and Redis.
     """
 
     supervisor: Supervisor
     address: str
+    services: Services
+
+    def keep_running(self, console: Console) -> NoReturn:
+        """Start again what dies, saying so, until interrupted."""
+        Reviver((*self.services.servers, *self.supervisor.children), console.print).keep_running()
 
 
 @contextmanager
@@ -61,4 +69,4 @@ def stack(console: Console, port: int | None) -> Iterator[Running]:
         ready("database tables")
         for started in start_stack(supervisor, services, chosen):
             ready(started.name)
-        yield Running(supervisor, f"http://127.0.0.1:{chosen}")
+        yield Running(supervisor, f"http://127.0.0.1:{chosen}", services)

@@ -252,12 +252,56 @@ async def test_heartbeats_keep_a_living_hosts_requests(redis_client: redis.Redis
         await records(redis_client)
 
 
-async def test_the_first_text_of_a_stream_marks_the_request_as_started(redis_client: redis.Redis) -> None:
+async def test_a_request_is_marked_as_started_from_its_first_text_to_its_end(redis_client: redis.Redis) -> None:
+    send(redis_client, request(1, "hang", stream=True))
+    engine = PlannedEngine()
+    async with serving(engine):
+        async with asyncio.timeout(10):
+            while not redis_client.exists(wire.started_key("chatcmpl-1")):
+                await asyncio.sleep(0.01)
+        assert [event.kind for event in replies(redis_client)] == ["thinking"]
+        engine.cancel("chatcmpl-1")
+        await records(redis_client)
+        assert not redis_client.exists(wire.started_key("chatcmpl-1"))
+
+
+async def test_the_events_of_a_request_are_numbered(redis_client: redis.Redis) -> None:
     send(redis_client, request(1, "answer", stream=True))
     async with serving(PlannedEngine()):
         await records(redis_client)
-    assert redis_client.exists(wire.started_key("chatcmpl-1"))
-    assert [event.kind for event in replies(redis_client)] == ["thinking", "finished"]
+    assert [(event.kind, event.number, event.delivery) for event in replies(redis_client)] == [
+        ("thinking", 1, 1),
+        ("finished", 2, 1),
+    ]
+
+
+async def test_an_entry_that_is_given_out_again_is_not_decoded_twice(redis_client: redis.Redis) -> None:
+    send(redis_client, request(1, "hang"))
+    engine = PlannedEngine()
+    async with serving(engine):
+        await served(engine)
+        # What a Redis does that came back without its last second.
+        redis_client.xgroup_setid(STREAM, wire.REQUEST_GROUP, "0")
+        send(redis_client, request(2, "answer"))
+        await records(redis_client)
+        assert engine.served == ["chatcmpl-1", "chatcmpl-2"]
+        engine.cancel("chatcmpl-1")
+        found = await records(redis_client, 2)
+    assert [record["outcome"] for record in found] == ["answered", "cancelled"]
+
+
+@pytest.mark.usefixtures("quick_take_over")
+async def test_a_host_lets_go_of_what_another_one_took_over(redis_client: redis.Redis) -> None:
+    entry_id = send(redis_client, request(1, "hang"))
+    engine = PlannedEngine()
+    async with serving(engine) as server:
+        await served(engine)
+        redis_client.xclaim(STREAM, wire.REQUEST_GROUP, "other", min_idle_time=0, message_ids=[entry_id], idle=0)
+        async with asyncio.timeout(10):
+            while server.in_flight:
+                redis_client.xclaim(STREAM, wire.REQUEST_GROUP, "other", 0, [entry_id], justid=True)
+                await asyncio.sleep(0.01)
+    assert redis_client.xlen(wire.LEDGER_STREAM) == 0
 
 
 @pytest.mark.parametrize("payload", [b"no json", b'{"id": "x", "from": "another version"}'])

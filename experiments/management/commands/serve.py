@@ -26,7 +26,7 @@ class Command(BaseCommand):
         try:
             with stack(console, options["port"]) as running:
                 console.print(f"Pages {running.address}/   endpoint {running.address}/v1   until [bold]Ctrl-C[/bold]")
-                running.supervisor.wait()
+                running.keep_running(console)
         except ServiceError as error:
             raise CommandError(str(error)) from None
         except KeyboardInterrupt:
