@@ -21,13 +21,14 @@ from curtail import children, embedded, servers
 from curtail.embedded import ServiceError, Services, embedded_services
 
 OWNER = """
-import signal, sys
+import sys, time
 from pathlib import Path
 from curtail.embedded import embedded_services
 from curtail.processes import terminate_as_exit
 with terminate_as_exit(), embedded_services(Path(sys.argv[1]), durable=False):
     print("ready", flush=True)
-    signal.pause()
+    while True:  # pause() could miss a signal that comes just before it
+        time.sleep(0.05)
 """
 
 
