@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from experiments.services.secrets import assignment_tag
 
-_PREFIX = "asgn-"
+PREFIX = "asgn-"
 # Milliseconds since the epoch, the checkpoint and chance, in bytes.
 _TIME, _CHECKPOINT, _CHANCE = 6, 5, 7
 _BODY = 24  # characters of base64
@@ -41,14 +41,14 @@ def make_id(use_case_id: int, checkpoint_id: int, admitted_at: float) -> str:
         + secrets.token_bytes(_CHANCE)
     )
     text = base64.urlsafe_b64encode(body).decode()
-    return f"{_PREFIX}{text}{assignment_tag(f'{use_case_id}:{text}')}"
+    return f"{PREFIX}{text}{assignment_tag(f'{use_case_id}:{text}')}"
 
 
 def read_id(use_case_id: int, text: str) -> AssignedId | None:
     """What the id says; None when it is no id of an assignment of this use case."""
-    if not text.startswith(_PREFIX) or not text.isascii():
+    if not text.startswith(PREFIX) or not text.isascii():
         return None
-    body, tag = text[len(_PREFIX) :][:_BODY], text[len(_PREFIX) + _BODY :]
+    body, tag = text[len(PREFIX) :][:_BODY], text[len(PREFIX) + _BODY :]
     if not hmac.compare_digest(tag, assignment_tag(f"{use_case_id}:{body}")):
         return None
     try:

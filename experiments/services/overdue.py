@@ -1,7 +1,8 @@
 """An outcome for what was admitted and lost: its gateway was killed, or Redis came back without its last second.
 
 Whoever serves a request writes its ending, at its deadline at the latest. What has none long after that will never
-get one; its client has been told so, or is gone.
+get one; its client has been told so, or is gone. What is served elsewhere is left alone: its completion may be posted
+late, and looks count it as a timeout until then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from django.utils import timezone
 
 from experiments import wire
 from experiments.models import UseCase
+from experiments.services.assigned_ids import PREFIX
 from experiments.services.ledger import ingest
 from experiments.services.looks import LOST_AFTER_SECONDS
 
@@ -27,6 +29,7 @@ _LOST = """
 SELECT a.id, extract(epoch FROM a.deadline_at)::float8
 FROM experiments_admission a LEFT JOIN experiments_completion c ON c.id = a.id
 WHERE a.admitted_at >= %s AND a.admitted_at < %s AND a.deadline_at < %s AND c.id IS NULL
+  AND NOT starts_with(a.id, %s)
 """
 
 
@@ -45,7 +48,7 @@ def end_overdue(redis: Any) -> int:
     if until <= since:
         return 0
     with connection.cursor() as cursor:
-        cursor.execute(_LOST, [since, until, lost_before])
+        cursor.execute(_LOST, [since, until, lost_before, PREFIX])
         lost = [wire.CompletionRecord(pk, "timeout", at, error=LOST) for pk, at in cursor.fetchall()]
     ended = ingest([], lost).completions
     redis.set(wire.OVERDUE_KEY, until.timestamp())

@@ -10,6 +10,7 @@ import redis
 from experiments import wire
 from experiments.models import Completion
 from experiments.services import overdue
+from experiments.services.assigned_ids import make_id
 from experiments.services.ledger import ingest
 from experiments.services.overdue import LOST, end_overdue
 from tests.service_layer.conftest import Admit, answered
@@ -40,6 +41,14 @@ def test_a_lost_request_ends_as_a_timeout_at_its_deadline(admit: Admit, redis_cl
 def test_what_has_an_ending_keeps_it(admit: Admit, redis_client: redis.Redis) -> None:
     ingest([long_ago(admit, "a")], [answered("a")])
     assert end_overdue(redis_client) == 0
+    assert Completion.objects.get().outcome == "answered"
+
+
+def test_what_is_served_elsewhere_may_still_be_posted(admit: Admit, redis_client: redis.Redis) -> None:
+    number = make_id(1, 1, time.time() - 1000)
+    ingest([long_ago(admit, number)], [])
+    assert end_overdue(redis_client) == 0
+    ingest([], [answered(number)])
     assert Completion.objects.get().outcome == "answered"
 
 
