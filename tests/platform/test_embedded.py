@@ -21,10 +21,12 @@ from curtail import children, embedded, servers
 from curtail.embedded import ServiceError, Services, embedded_services
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from curtail.embedded import embedded_services
 from curtail.processes import terminate_as_exit
+# Tests that run in the background inherit an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with terminate_as_exit(), embedded_services(Path(sys.argv[1]), durable=False):
     print("ready", flush=True)
     while True:  # pause() could miss a signal that comes just before it
