@@ -14,16 +14,13 @@ import io
 import json
 import os
 import platform as machine
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+from benchmarks.installation import temporary_installation
 
 
 def main(arguments: list[str]) -> int:
@@ -34,23 +31,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    from curtail.embedded import embedded_addresses, embedded_services, socket_folder
-
-    home = Path(tempfile.mkdtemp(prefix="curtail-bench-"))
-    addresses = embedded_addresses(socket_folder(home))
-    os.environ |= {
-        "CURTAIL_HOME": str(home),
-        "CURTAIL_ALLOWED_HOSTS": "testserver",
-        "CURTAIL_LOG_LEVEL": "ERROR",
-        "DATABASE_URL": addresses.database_url,
-        "REDIS_URL": addresses.redis_url,
-        "DJANGO_SETTINGS_MODULE": "curtail.settings",
-    }
-    try:
-        with embedded_services(home, durable=True):
-            text = _measure(options.lines, options.assignments, options.repeats)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_installation(durable=True, CURTAIL_ALLOWED_HOSTS="testserver", CURTAIL_LOG_LEVEL="ERROR"):
+        text = _measure(options.lines, options.assignments, options.repeats)
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")

@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform as machine
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "platform")]
+from benchmarks.installation import temporary_installation
 
 REPEATS = 3
 _RAW = """
@@ -48,21 +45,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--completions", type=int, default=10_000_000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    from curtail.embedded import embedded_addresses, embedded_services, socket_folder
-
-    home = Path(tempfile.mkdtemp(prefix="curtail-bench-"))
-    addresses = embedded_addresses(socket_folder(home))
-    os.environ |= {
-        "CURTAIL_HOME": str(home),
-        "DATABASE_URL": addresses.database_url,
-        "REDIS_URL": addresses.redis_url,
-        "DJANGO_SETTINGS_MODULE": "curtail.settings",
-    }
-    try:
-        with embedded_services(home, durable=False):
-            text = _measure(options.completions)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with temporary_installation(durable=False):
+        text = _measure(options.completions)
     print(text)
     if options.out:
         options.out.write_text(text + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from experiments.eligibility import set_aside, unserved
 from experiments.gateway.admission import decide, serve_request
 from experiments.gateway.chat_request import ChatRequest, parse_chat_request
 from experiments.gateway.dialect import Dialect, UnknownParameters
+from experiments.gateway.directions import Directions
 from experiments.gateway.errors import ApiError
 from experiments.policies import Policy, RequestFeature
 from experiments.routing import Arm, Route, RunningExperiment
@@ -109,3 +110,8 @@ def test_a_local_engine_refuses_before_admission() -> None:
         decide(route(engine="scripted"), request(response_format={"type": "json_object"}))
     assert (caught.value.status, caught.value.param) == (400, "response_format")
     assert "response_format is not served by this model" in caught.value.message
+
+
+def test_a_bad_forced_variant_is_refused_whatever_else_the_request_asks_for() -> None:
+    with pytest.raises(ApiError, match="x-curtail-force-variant"):
+        decide(route(arms=(FULL, SURE)), request(tools=[TOOL]), directions=Directions(forced="nonsense"), passes=always)

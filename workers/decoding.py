@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -25,6 +26,7 @@ from workers.engines.base import (
     Sampling,
 )
 
+logger = logging.getLogger(__name__)
 # A client knows its own messages.
 _TOLD = tuple(field.name for field in dataclasses.fields(wire.CompletionRecord) if field.name != "messages")
 
@@ -69,8 +71,10 @@ async def decode(
         result = await _generate(engine, request, on_text)
     except EngineError as error:
         return failed(request, str(error), 400 if error.invalid_request else 500, error.code, deliveries=deliveries)
-    except ValueError as error:
-        return failed(request, str(error), 500, deliveries=deliveries)
+    except Exception as error:
+        # Whatever it is, the client hears of it and the record says so.
+        logger.exception("request %s failed", request.id)
+        return failed(request, f"decoding failed: {type(error).__name__}", 500, deliveries=deliveries)
     finally:
         timer.cancel()
     record = _record(request, result, waited, deliveries)

@@ -108,10 +108,9 @@ def decide(
     units = {"conversation": request.conversation, "user": request.user, "request": request_id}
     now = time.time()
     context = context_of(request, directions)
-    if ineligible:
-        assignment = by_full(route)
-    else:
-        assignment = forced_assignment(route, directions, now) or assign(route, units, unwatched, context)
+    # A bad header of a tester is refused whatever becomes of the request.
+    forced = forced_assignment(route, directions, now)
+    assignment = by_full(route) if ineligible else forced or assign(route, units, unwatched, context)
     return Admitted(request_id, route, assignment, now, now + route.deadline_seconds, context, ineligible)
 
 

@@ -34,7 +34,7 @@ class RedisAppender:
         self._connection: Any = None
 
     async def __call__(self, calls: Calls) -> None:
-        """Write the entries of all calls. A call's entries are there together or not at all.
+        """Write the entries of all calls. Nobody sees a part of a call's entries.
 
         Raises:
             redis.exceptions.RedisError: they are not all there, as far as can be told.
@@ -50,8 +50,10 @@ class RedisAppender:
             async with asyncio.timeout(_WRITE_SECONDS):
                 connection = self._connection or await self._connect()
                 await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                for _ in commands:
-                    await connection.read_response()
+                answers = [await connection.read_response() for _ in commands]
+            # What fails within a transaction is told in its answer, not as its failure.
+            if isinstance(answers[-1], list) and (failed := [a for a in answers[-1] if isinstance(a, Exception)]):
+                raise failed[0]
         except TimeoutError as error:
             await self.close()
             raise redis.exceptions.TimeoutError(f"Redis kept silent for {_WRITE_SECONDS:g} seconds") from error

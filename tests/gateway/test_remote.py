@@ -52,12 +52,14 @@ class Streams:
 
 
 @asynccontextmanager
-async def serving(streams: Streams, script: Script, seconds_per_step: float = 0.0) -> AsyncIterator[RemoteServing]:
+async def serving(
+    streams: Streams, script: Script, seconds_per_step: float = 0.0, engine: type[ScriptedEngine] = ScriptedEngine
+) -> AsyncIterator[RemoteServing]:
     writer = StreamWriter(streams)
     writing = asyncio.create_task(writer.write_forever())
 
     def make(checkpoint: ServedCheckpoint) -> ScriptedEngine:
-        return ScriptedEngine(lambda _: script, checkpoint.profile, seconds_per_step=seconds_per_step)
+        return engine(lambda _: script, checkpoint.profile, seconds_per_step=seconds_per_step)
 
     found = RemoteServing(writer, lambda: [CHECKPOINT], make)
     await found.refresh()
@@ -157,6 +159,22 @@ def test_a_client_that_leaves_ends_the_decoding_and_leaves_a_record() -> None:
                 assert remote.cancel(admitted.id)
                 assert (await events_of(events))[-1].kind == "error"
         assert streams.completion().outcome == "cancelled"
+
+    run(test())
+
+
+def test_an_engine_that_breaks_gives_an_error_and_a_record() -> None:
+    class Broken(ScriptedEngine):
+        async def generate(self, request: Any) -> AsyncIterator[Any]:
+            raise KeyError("a detail that is nobody's business")
+            yield
+
+    async def test() -> None:
+        streams = Streams()
+        async with serving(streams, script(), engine=Broken) as remote, remote.serve(*asked()) as events:
+            (last,) = await events_of(events)
+            assert (last.kind, last.body["status"], last.body["message"]) == ("error", 500, "decoding failed: KeyError")
+        assert streams.completion().outcome == "error"
 
     run(test())
 

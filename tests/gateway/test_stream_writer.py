@@ -1,4 +1,4 @@
-"""Appends against a real Redis: all or nothing, and over a connection that may break."""
+"""Appends against a real Redis: in order, with refusals told, and over a connection that may break."""
 
 from __future__ import annotations
 
@@ -42,22 +42,25 @@ def test_what_comes_together_is_written_in_order(redis_client: redis.Redis) -> N
     assert values(redis_client, "s") == [b"%d" % n for n in range(200)]
 
 
-def test_a_call_is_written_whole_or_not_at_all(redis_client: redis.Redis) -> None:
+@pytest.mark.parametrize("others", [(), (("a", b"3"),)], ids=["alone", "in a transaction"])
+def test_what_redis_refuses_is_an_error_and_the_next_write_is_none_the_worse(
+    redis_client: redis.Redis, others: tuple[tuple[str, bytes], ...]
+) -> None:
     redis_client.set("no-stream", 1)
 
     async def test() -> None:
         connection = async_redis()
         appender = RedisAppender(connection)
-        # Redis refuses the second command only when it runs: what it had queued before stays.
         await appender([(entry("a", b"1"), entry("b", b"2"))])
-        with pytest.raises(redis.exceptions.ResponseError):
-            await appender([(entry("no-stream", b"3"),)])
+        with pytest.raises(redis.exceptions.ResponseError, match="WRONGTYPE"):
+            await appender([(*(entry(*other) for other in others), entry("no-stream", b"3"))])
         await appender([(entry("a", b"4"),)])
         await appender.close()
         await connection.aclose()
 
     run(test())
-    assert (values(redis_client, "a"), values(redis_client, "b")) == ([b"1", b"4"], [b"2"])
+    assert values(redis_client, "a") == [b"1", *(value for _, value in others), b"4"]
+    assert values(redis_client, "b") == [b"2"]
 
 
 def test_after_a_broken_connection_the_next_write_makes_another(redis_client: redis.Redis) -> None:

@@ -35,7 +35,9 @@ class Client:
     def __init__(self, server: RemoteServer, key: str | None) -> None:
         self._server = server
         self._key = key
-        headers = {"accept": "text/event-stream"} | ({"authorization": f"Bearer {key}"} if key else {})
+        headers = {"accept": "text/event-stream, application/json"} | (
+            {"authorization": f"Bearer {key}"} if key else {}
+        )
         # Waiting for room is the engine's affair: here every request gets its connection at once.
         self._http = HttpClient(
             server.base_url, headers, connect_seconds=server.connect_seconds, silence_seconds=server.silence_seconds
