@@ -153,9 +153,12 @@ def issue_api_key(
         any_use_case: whether they may name any.
 
     Raises:
-        InvalidInput: an unknown scope, or none.
+        InvalidInput: an unknown scope, or none; a name that is empty or too long.
     """
     known = set(ApiKey.Scope.values)
+    longest = ApiKey._meta.get_field("name").max_length or 0
+    if not 1 <= len(name) <= longest:
+        raise InvalidInput(f"name must have from 1 to {longest} characters, got {len(name)}", "name")
     if not scopes or not set(scopes) <= known:
         raise InvalidInput(f"scopes must be some of {', '.join(sorted(known))}, got {list(scopes)}", "scopes")
     token = _KEY_PREFIX + secrets.token_urlsafe(32)
@@ -164,7 +167,7 @@ def issue_api_key(
         prefix=token[:8],
         digest=api_key_digest(token),
         use_case=use_case,
-        scopes=sorted(scopes),
+        scopes=sorted(set(scopes)),
         any_use_case=any_use_case,
     )
     key.use_cases.set(further)

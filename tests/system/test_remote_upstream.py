@@ -16,7 +16,12 @@ import redis
 
 from experiments import wire
 from experiments.models import Admission, Completion, UseCase
-from experiments.services.registry import register_checkpoint, register_model, register_use_case
+from experiments.services.registry import (
+    change_retention,
+    register_checkpoint,
+    register_model,
+    register_use_case,
+)
 from tests.engines.openai_server import Behaviour, ScriptedServer, settling
 from tests.system.conftest import Installation, running, wait_for
 
@@ -154,3 +159,20 @@ def test_a_model_that_is_registered_while_the_gateway_runs_is_served(
     wait_for(lambda: installation.gateway._routing.current.version > version)
     assert ask(installation).choices[0].message.content == "7"
     wait_for(lambda: Admission.objects.filter(checkpoint=second).exists())
+
+
+def test_of_a_use_case_that_drops_texts_nothing_is_stored_or_logged(
+    installation: Installation, upstream: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    change_retention("test", installation.use_case, "drop")
+    wait_for(lambda: installation.gateway._routing.current.routes["remote"].retention == "drop")
+    answer = ask(installation)
+    assert answer.choices[0].message.content == "7"
+    upstream.behaviour.status, upstream.behaviour.error = 400, b'{"error": {"message": "what is 3+4 to me?"}}'
+    with pytest.raises(openai.APIStatusError, match="3\\+4") as refused:
+        ask(installation)
+    for request_id in (answer.id, refused.value.response.headers["x-request-id"]):
+        completion = stored(request_id)
+        assert (completion.messages, completion.thinking, completion.text) == (None, "", "")
+        assert "3+4" not in completion.error
+    assert "3+4" not in caplog.text

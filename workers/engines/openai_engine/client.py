@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import orjson
@@ -61,33 +61,17 @@ class Client:
             EngineError: the server could not be reached, refused, kept silent or sent something else.
         """
         response = await self._open(path, body, leash)
-        try:
+        with _reading(response):
             async with aclosing(self._read(response)) as found:
                 async for event in found:
                     yield event
-        except Silent as error:
-            raise _silent() from error
-        except Cut as error:
-            raise _cut() from error
-        finally:
-            response.close()
 
     async def whole(self, path: str, body: Mapping[str, Any], leash: Leash | None = None) -> dict[str, Any]:
         """Ask for an answer in one piece, an object with a list of ``choices``; EngineError as :meth:`events`."""
         response = await self._open(path, body, leash)
-        try:
+        with _reading(response):
             said = await response.read(MAX_EVENT_BYTES)
-        except Silent as error:
-            raise _silent() from error
-        except Cut as error:
-            raise _cut() from error
-        finally:
-            response.close()
-        event = _event(said)
-        if event.get("error"):
-            logger.warning("%s failed: %r", self._server.model, event["error"])
-            raise error_of_event(self._server, event, self._key)
-        return event
+        return self._checked(_event(said))
 
     async def _open(self, path: str, body: Mapping[str, Any], leash: Leash | None) -> Response:
         pause = _FIRST_PAUSE_SECONDS
@@ -117,8 +101,9 @@ class Client:
             said = b""
         finally:
             response.close()
-        logger.warning("%s of %s: status %d: %r", path, self._server.model, response.status, said[:500])
         failed = error_of_status(self._server, response.status, said, self._key)
+        # Not its words: they may quote the prompt.
+        logger.warning("%s of %s: status %d, %s", path, self._server.model, response.status, failed.code)
         raise _Retry(failed) if response.status in _RETRIED else failed
 
     async def _read(self, response: Response) -> AsyncGenerator[dict[str, Any], None]:
@@ -135,14 +120,32 @@ class Client:
                         raise _cut()
                     response.finish()
                     return
-                event = _event(data)
-                if event.get("error"):
-                    logger.warning("%s failed within a stream: %r", self._server.model, event["error"])
-                    raise error_of_event(self._server, event, self._key)
+                event = self._checked(_event(data))
                 ended = ended or any(choice.get("finish_reason") for choice in event["choices"])
                 yield event
         if not ended:
             raise _cut()
+
+    def _checked(self, event: dict[str, Any]) -> dict[str, Any]:
+        """An event, unless it tells an error."""
+        if not event.get("error"):
+            return event
+        failed = error_of_event(self._server, event, self._key)
+        logger.warning("%s failed in its answer: %s", self._server.model, failed.code)
+        raise failed
+
+
+@contextmanager
+def _reading(response: Response) -> Iterator[None]:
+    """What may go wrong while an answer is read, as errors of the engine; then it is closed."""
+    try:
+        yield
+    except Silent as error:
+        raise _silent() from error
+    except Cut as error:
+        raise _cut() from error
+    finally:
+        response.close()
 
 
 class _Retry(Exception):
