@@ -12,7 +12,8 @@ from experiments.api.strict import StrictAPI
 from experiments.services.errors import InvalidInput, ServiceError
 
 logger = logging.getLogger(__name__)
-api = StrictAPI(title="Curtail", version="1", urls_namespace="api")
+# No interactive page: it would load its programs from a foreign host, which the policy of all pages forbids.
+api = StrictAPI(title="Curtail", version="1", urls_namespace="api", docs_url=None)
 api.add_router("/assignments", assignments.router)
 api.add_router("/completions", completions.router)
 api.add_router("/labels", labels.router)
