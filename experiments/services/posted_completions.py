@@ -79,13 +79,14 @@ def parse(line: bytes) -> PostedCompletion:
     return posted
 
 
-def record_of(posted: PostedCompletion, assigned: AssignedId, answer_pattern: str) -> CompletionRecord:
+def record_of(posted: PostedCompletion, assigned: AssignedId, answer_pattern: str, retention: str) -> CompletionRecord:
     """The ledger's record of a completion.
 
     Args:
         posted: the completion.
         assigned: what its id says.
         answer_pattern: of the assigned checkpoint's model.
+        retention: of the use case; the assignment, which has it too, may still be on its way.
 
     Raises:
         InvalidInput: ``completed_at`` is before the assignment or in the future.
@@ -114,6 +115,7 @@ def record_of(posted: PostedCompletion, assigned: AssignedId, answer_pattern: st
         answer=extract_answer(text, answer_pattern) if posted.answer is None else posted.answer,
         error=posted.error,
         latency_seconds=latency,
+        retention=retention,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from django.db import Error, transaction
 
-from experiments.models import Checkpoint, Completion
+from experiments.models import Checkpoint, Completion, UseCase
 from experiments.services.assigned_ids import read_id
 from experiments.services.errors import InvalidInput
 from experiments.services.labels import NewLabel, store_labels
@@ -96,6 +96,7 @@ class Intake:
         self._may_label = may_label
         self._max_line_bytes = max_line_bytes
         self._patterns: dict[int, str] | None = None
+        self._kept: str | None = None
 
     def take(self, lines: Iterable[Line]) -> Report:
         """Store the completions of the lines.
@@ -138,13 +139,19 @@ class Intake:
         label = label_of(posted)
         if label is not None and not self._may_label:
             raise InvalidInput("label needs an API key with the scope 'label' too", "label")
-        return _Valid(number, record_of(posted, assigned, pattern), label)
+        return _Valid(number, record_of(posted, assigned, pattern, self._retention()), label)
 
     def _answer_patterns(self) -> dict[int, str]:
         """Where answers are, by checkpoint."""
         if self._patterns is None:
             self._patterns = dict(Checkpoint.objects.values_list("pk", "model__answer_pattern"))
         return self._patterns
+
+    def _retention(self) -> str:
+        """What is kept of the use case's texts."""
+        if self._kept is None:
+            self._kept = UseCase.objects.values_list("retention", flat=True).get(pk=self._use_case_id)
+        return self._kept
 
     def _store(self, batch: list[_Valid]) -> None:
         try:

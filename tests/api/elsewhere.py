@@ -9,6 +9,7 @@ import redis
 
 from experiments import wire
 from experiments.services.ledger import ingest
+from experiments.services.sealing import unseal
 from experiments.wire import AdmissionRecord
 from tests.api.conftest import Call
 
@@ -31,7 +32,7 @@ def assigned(call: Call, **body: Any) -> dict[str, Any]:
 def recorded(client: redis.Redis) -> list[AdmissionRecord]:
     """The admissions in the ledger's stream."""
     entries: Any = client.xrange(wire.LEDGER_STREAM)
-    return [AdmissionRecord.decode(fields[wire.PAYLOAD]) for _, fields in entries]
+    return [AdmissionRecord.decode(unseal(fields[wire.PAYLOAD])) for _, fields in entries]
 
 
 def write_ledger(client: redis.Redis) -> None:

@@ -12,6 +12,7 @@ import redis
 from experiments.api import completions
 from experiments.models import Admission, Completion, Label, ModelProfile, UseCase
 from experiments.services import ledger, served_elsewhere
+from experiments.services.registry import change_retention
 from tests.api.conftest import Call
 from tests.api.elsewhere import JSON, assigned, line, post, report, write_ledger
 
@@ -75,6 +76,23 @@ def test_a_completion_may_come_before_its_assignment_is_stored(call: Call, redis
     assert not Admission.objects.exists()
     write_ledger(redis_client)
     assert Label.objects.get(admission_id=found["id"]).correct is True
+
+
+@pytest.mark.parametrize("retention", ["hash", "drop"])
+def test_texts_that_are_not_kept_are_not_stored_either_before_or_behind_the_assignment(
+    call: Call, redis_client: redis.Redis, use_case: UseCase, retention: str
+) -> None:
+    use_case = change_retention("test", use_case, retention)
+    early, late = (assigned(call, user="ada", reference="the marker")["id"] for _ in range(2))
+    texts = {"thinking": "the marker", "text": "the marker", "answer": "the marker", "error": "the marker"}
+    assert report(post(call, line(early, **texts))) == (1, 0, 0)
+    row = Completion.objects.get()
+    assert "marker" not in f"{row.thinking} {row.text} {row.answer} {row.error}"
+    write_ledger(redis_client)
+    assert report(post(call, line(late, **texts))) == (1, 0, 0)
+    assert list(Label.objects.values_list("correct", flat=True)) == [True, True]
+    for row in (*Completion.objects.values_list(), *Admission.objects.values_list(), *Label.objects.values_list()):
+        assert "marker" not in str(row)
 
 
 def test_the_answer_is_extracted_from_the_text(call: Call, ids: list[str]) -> None:
